@@ -1,0 +1,347 @@
+"""The writing end of a task's output: what its supervisor reads from the pipes goes to data file and index."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobcluster_worker.output.index import (
+    HEADER,
+    NOTHING,
+    RECORD_BYTES,
+    STDERR,
+    STDOUT,
+    IndexReader,
+    Record,
+    pack_end,
+)
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+DATA_NAME = "output"
+INDEX_NAME = "index"
+
+FLUSH_SECONDS = 0.002
+"""Records of one task are written at most this often, so that tiny writes do not outgrow the data."""
+
+INDEX_ALLOWANCE = 1 << 20
+"""Bytes of index not counted in the cap: an ordinary task keeps exactly ``max_bytes`` of its output."""
+
+_RETRY_SECONDS = 1.0
+_READ_BYTES = 1 << 18
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+
+Write = Callable[[int, "bytes | memoryview"], int]
+
+
+class OutputLog:
+    """Keeps the head of a task's output, at most ``max_bytes`` with the index beyond its allowance counted.
+
+    What comes after a byte that could not be kept (cap, full disk) is dropped and counted: there is no hole.
+    Not thread-safe. Times are on the monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int,
+        on_limit: str = "truncate",
+        os_write: Write = os.write,
+        wall_clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Makes ``output`` and ``index`` in ``directory``, mode 0600.
+
+        :raises FileExistsError: if there is an output already
+        :raises OSError: if the files cannot be made; none is left then
+        """
+        self.max_bytes = max_bytes
+        self.on_limit = on_limit
+        self.limited = False
+        self.error: OSError | None = None
+        self.dropped_bytes = 0
+        self._os_write = os_write
+        self._wall_clock_ns = wall_clock_ns
+        self._end = NOTHING
+        """The ends of the streams, with the records that are still pending."""
+        self._open_kind: int | None = None
+        """The kind of the run that has data and no record yet."""
+        self._pending = bytearray()
+        self._index_bytes = len(HEADER)
+        self._last_flush = float("-inf")
+        self._hashes = _Hashes()
+        self._data_fd, self._index_fd = _create(directory, os_write)
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the task is to be ended because its output reached the cap."""
+        return self.limited and self.on_limit == "stop"
+
+    @property
+    def next_flush(self) -> float | None:
+        """When ``flush`` is to be called, None if nothing waits for it."""
+        if self._open_kind is None and not self._pending:
+            return None
+        return self._last_flush + (_RETRY_SECONDS if self.error else FLUSH_SECONDS)
+
+    def write(self, kind: int, data: bytes | memoryview, now: float) -> None:
+        """Appends ``data`` of ``kind`` (STDOUT or STDERR), or counts it as dropped. Never raises OSError."""
+        view = memoryview(data)
+        kept = 0
+        if not self.limited and self.error is None:
+            room = self._room(kind)
+            if room < len(view):
+                self.limited = True
+            kept = self._append(view[: max(0, room)])
+        if kept:
+            self._hashes.update(kind, view[:kept])
+            self._extend(kind, kept)
+        self.dropped_bytes += len(view) - kept
+        due = self.next_flush
+        if due is not None and now >= due:
+            self.flush(now)
+
+    def flush(self, now: float) -> None:
+        """Writes the records that wait. On a full disk they wait on, and ``next_flush`` says till when."""
+        self._close_run()
+        self._last_flush = now
+        self._write_pending()
+
+    def totals(self) -> dict[str, object]:
+        """Bytes and sha256 of each stream as kept, and how many bytes were dropped."""
+        return {
+            "merged": {"bytes": self._end.merged_end, "sha256": self._hashes.merged()},
+            "stdout": {"bytes": self._end.stdout_end, "sha256": self._hashes.of(STDOUT)},
+            "stderr": {"bytes": self._end.stderr_end, "sha256": self._hashes.of(STDERR)},
+            "dropped_bytes": self.dropped_bytes,
+        }
+
+    def seal(self, task: Mapping[str, object]) -> None:
+        """Writes what waits, then the end: from now on readers know that nothing follows.
+
+        :raises OSError: if it could not be written; ``recover`` makes it good later
+        """
+        self._close_run()
+        self._write_pending()
+        if self._pending:
+            raise self.error or OSError(errno.EIO, os.strerror(errno.EIO))
+        try:
+            self._write_index(pack_end(self._end, self._now_us(), dict(task)))
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def close(self) -> None:
+        """Closes the files. Again, it does nothing."""
+        for fd in (self._data_fd, self._index_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._data_fd = self._index_fd = -1
+
+    def _room(self, kind: int) -> int:
+        index = self._index_bytes + len(self._pending)
+        if self._open_kind is not None:
+            index += RECORD_BYTES
+        if self._open_kind != kind:
+            index += RECORD_BYTES
+        return self.max_bytes - self._end.merged_end - max(0, index - INDEX_ALLOWANCE)
+
+    def _append(self, view: memoryview) -> int:
+        done = 0
+        while done < len(view):
+            try:
+                done += self._os_write(self._data_fd, view[done:])
+            except OSError as error:
+                self.error = error
+                break
+        return done
+
+    def _extend(self, kind: int, count: int) -> None:
+        if self._open_kind != kind:
+            self._close_run()
+        self._open_kind = kind
+        last = self._end
+        self._end = Record(
+            last.merged_end + count,
+            last.stdout_end + (count if kind == STDOUT else 0),
+            last.stderr_end + (count if kind == STDERR else 0),
+            0,
+            kind,
+        )
+
+    def _close_run(self) -> None:
+        if self._open_kind is None:
+            return
+        end = self._end
+        self._pending += Record(
+            end.merged_end, end.stdout_end, end.stderr_end, self._now_us(), self._open_kind
+        ).pack()
+        self._open_kind = None
+
+    def _write_pending(self) -> None:
+        if not self._pending:
+            return
+        try:
+            self._write_index(bytes(self._pending))
+        except OSError as error:
+            self.error = self.error or error
+        else:
+            self._pending.clear()
+
+    def _write_index(self, data: bytes) -> None:
+        """All or nothing: a part of a record would put every later one out of step."""
+        done = 0
+        try:
+            while done < len(data):
+                done += self._os_write(self._index_fd, memoryview(data)[done:])
+        except OSError:
+            if done:
+                os.ftruncate(self._index_fd, self._index_bytes)
+            raise
+        self._index_bytes += done
+
+    def _now_us(self) -> int:
+        return self._wall_clock_ns() // 1000
+
+
+class _Hashes:
+    """sha256 of the merged stream and of each part; one hash as long as only one part has data."""
+
+    def __init__(self) -> None:
+        self._merged = hashlib.sha256()
+        self._only: int | None = None
+        self._parts: list[_Hash] | None = None
+
+    def update(self, kind: int, data: memoryview) -> None:
+        if self._parts is None and self._only != kind:
+            if self._only is None:
+                self._only = kind
+            else:
+                other = self._merged.copy()
+                self._parts = [other, hashlib.sha256()] if kind == STDERR else [hashlib.sha256(), other]
+        self._merged.update(data)
+        if self._parts is not None:
+            self._parts[kind].update(data)
+
+    def merged(self) -> str:
+        return self._merged.hexdigest()
+
+    def of(self, kind: int) -> str:
+        if self._parts is not None:
+            return self._parts[kind].hexdigest()
+        return self._merged.hexdigest() if self._only == kind else hashlib.sha256().hexdigest()
+
+
+def _create(directory: Path, os_write: Write) -> tuple[int, int]:
+    """Makes both files and returns their descriptors (data, index)."""
+    data_path, index_path = directory / DATA_NAME, directory / INDEX_NAME
+    data_fd = os.open(data_path, _CREATE, 0o600)
+    try:
+        index_fd = os.open(index_path, _CREATE, 0o600)
+        try:
+            if os_write(index_fd, HEADER) != len(HEADER):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(index_path))
+        except OSError:
+            os.close(index_fd)
+            index_path.unlink()
+            raise
+    except OSError:
+        os.close(data_fd)
+        data_path.unlink()
+        raise
+    return data_fd, index_fd
+
+
+def recover(
+    directory: Path, task: Mapping[str, object], wall_clock_ns: Callable[[], int] = time.time_ns
+) -> dict[str, object]:
+    """Seals the output that a dead supervisor left; returns the task as sealed, with its ``output`` totals.
+
+    Data behind the last record was written within the last milliseconds; it is counted to the stream of the
+    run before it. An output that has its end keeps it: then that task is returned. No writer may live.
+
+    :raises FileNotFoundError: if there is no output at all
+    :raises OSError: if it cannot be read or written
+    """
+    index_fd = os.open(directory / INDEX_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    reader = IndexReader(index_fd)
+    try:
+        data_fd = os.open(directory / DATA_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        reader.close()
+        with suppress(FileNotFoundError):
+            (directory / INDEX_NAME).unlink()
+        raise
+    try:
+        ended = reader.end()
+        return ended if ended is not None else _seal_left(reader, data_fd, task, wall_clock_ns() // 1000)
+    finally:
+        os.close(data_fd)
+        reader.close()
+
+
+def _seal_left(
+    reader: IndexReader, data_fd: int, task: Mapping[str, object], now_us: int
+) -> dict[str, object]:
+    size = os.fstat(data_fd).st_size
+    count = reader.count()
+    # After a power loss records can be there whose data is not, or blocks of zeros.
+    while count and not _fits(reader.record(count - 1), reader.record(count - 2), size):
+        count -= 1
+    last = reader.record(count - 1)
+    tail = b""
+    if size > last.merged_end:
+        more = size - last.merged_end
+        out, err = (more, 0) if last.kind == STDOUT else (0, more)
+        last = Record(size, last.stdout_end + out, last.stderr_end + err, now_us, last.kind)
+        tail = last.pack()
+    position = len(HEADER) + count * RECORD_BYTES
+    os.ftruncate(reader.fd, position)
+    if position == len(HEADER):
+        os.pwrite(reader.fd, HEADER, 0)
+    _pwrite_all(reader.fd, tail, position)
+    kept = _rehash(reader.fd, data_fd)
+    given = task.get("output")
+    sealed = {**task, "output": {**(given if isinstance(given, dict) else {}), **kept}}
+    _pwrite_all(reader.fd, pack_end(last, now_us, sealed), position + len(tail))
+    return sealed
+
+
+def _fits(record: Record, before: Record, size: int) -> bool:
+    return (
+        before.merged_end < record.merged_end <= size
+        and record.merged_end == record.stdout_end + record.stderr_end
+    )
+
+
+def _rehash(index_fd: int, data_fd: int) -> dict[str, object]:
+    # A new reader: one that has seen more records than are left would look for them.
+    reader, hashes, position, number = IndexReader(index_fd), _Hashes(), 0, 0
+    while records := reader.records(number, 1024):
+        for record in records:
+            while position < record.merged_end:
+                data = os.pread(data_fd, min(_READ_BYTES, record.merged_end - position), position)
+                if not data:
+                    raise OSError(errno.EIO, "the output became shorter while it was recovered")
+                hashes.update(record.kind, memoryview(data))
+                position += len(data)
+        number += len(records)
+    last = reader.last()
+    return {
+        "merged": {"bytes": last.merged_end, "sha256": hashes.merged()},
+        "stdout": {"bytes": last.stdout_end, "sha256": hashes.of(STDOUT)},
+        "stderr": {"bytes": last.stderr_end, "sha256": hashes.of(STDERR)},
+    }
+
+
+def _pwrite_all(fd: int, data: bytes, position: int) -> None:
+    while data:
+        done = os.pwrite(fd, data, position)
+        data, position = data[done:], position + done
