@@ -183,7 +183,8 @@ def new_task(key: TaskKey, state: State) -> Task:
 def key_of(value: Any) -> TaskKey:
     """The key of anything that carries a TaskId (an id, a spec, a task).
 
-    :raises ValueError: unless job_id is a plain file name, the rank >= 0 and the attempt >= 1.
+    :raises ValueError: unless job_id is a plain file name, and rank and attempt are >= 0 (attempt 0: a job that the
+        worker minted itself and the controller does not know).
     """
     try:
         job_id, rank, attempt = value["job_id"], value["task_rank"], value["attempt"]
@@ -191,7 +192,7 @@ def key_of(value: Any) -> TaskKey:
         raise ValueError(f"no task id: {error}") from None
     if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
         raise ValueError(f"job_id {job_id!r} is not letters, digits, '.', '_' and '-', 128 at most")
-    if type(rank) is not int or type(attempt) is not int or rank < 0 or attempt < 1:
+    if type(rank) is not int or type(attempt) is not int or rank < 0 or attempt < 0:
         raise ValueError(f"task_rank {rank!r} or attempt {attempt!r} is out of range")
     return job_id, rank, attempt
 
