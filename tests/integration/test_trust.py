@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
+import socket
 import ssl
 import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
 from jobcluster.v1 import controller_pb2, controller_pb2_grpc, worker_pb2, worker_pb2_grpc
 from jobcluster_common import certificates
 from jobcluster_common.identity import CONTROLLER, Identity, Kind
@@ -53,7 +54,8 @@ def query(channel: grpc.Channel) -> grpc.StatusCode:
 
 
 def other_ca_leaf(identity: Identity) -> tuple[bytes, bytes]:
-    return certificates.make_leaf(certificates.make_ca(), identity)
+    leaf = certificates.make_leaf(certificates.make_ca(), identity)
+    return leaf.crt_pem, leaf.key_pem
 
 
 def test_a_worker_answers_the_controller_and_nobody_else(cluster: Cluster) -> None:
@@ -74,20 +76,20 @@ def test_a_worker_answers_the_controller_and_nobody_else(cluster: Cluster) -> No
     assert query(stub_channel(cluster, address, CONTROLLER, controller)) is grpc.StatusCode.UNAVAILABLE
 
 
-def test_an_expired_certificate_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    ca_key = certificates.load_key((cluster.certs / "ca.key").read_bytes())
-    ca = x509.load_pem_x509_certificate((cluster.certs / "ca.crt").read_bytes())
-    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=3)
+def test_an_expired_certificate_is_refused(cluster: Cluster) -> None:
+    ca = certificates.load((cluster.certs / "ca.crt").read_bytes(), (cluster.certs / "ca.key").read_bytes())
+    minutes = 1 / 24 / 60
     leaf = certificates.make_leaf(
-        (ca, ca_key), CONTROLLER, not_before=past, not_after=past + datetime.timedelta(days=1)
-    )
+        ca, CONTROLLER, days=-4 * minutes
+    )  # certificates are back-dated five minutes
     peer = Identity(Kind.WORKER, cluster.list_workers()[0]["worker_id"])
-    assert query(stub_channel(cluster, worker_address(cluster), peer, leaf)) is grpc.StatusCode.UNAVAILABLE
+    stub = stub_channel(cluster, worker_address(cluster), peer, (leaf.crt_pem, leaf.key_pem))
+    assert query(stub) is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize("port", ["https", "grpc"])
 def test_tls_1_2_is_refused(cluster: Cluster, port: str) -> None:
-    argv = [
+    argv: list[str | Path] = [
         "openssl",
         "s_client",
         "-connect",
@@ -95,7 +97,12 @@ def test_tls_1_2_is_refused(cluster: Cluster, port: str) -> None:
         "-CAfile",
         cluster.certs / "ca.crt",
     ]
-    pair = ["-cert", cluster.certs / "controller.crt", "-key", cluster.certs / "controller.key"]
+    pair: list[str | Path] = [
+        "-cert",
+        cluster.certs / "controller.crt",
+        "-key",
+        cluster.certs / "controller.key",
+    ]
 
     def hello(version: str) -> str:
         done = subprocess.run(
@@ -116,10 +123,11 @@ def test_a_worker_cannot_act_for_another_and_others_cannot_register(cluster: Clu
     first, second = cluster.workers[:2]
     other_id = cluster.worker_of(second)
     stub = controller_stub(cluster, state_files(cluster, first))
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: stub.DeregisterWorker(controller_pb2.DeregisterWorkerRequest(worker_id=other_id), timeout=5),
         lambda: stub.Heartbeat(controller_pb2.HeartbeatRequest(worker_id=other_id), timeout=5),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(grpc.RpcError) as refused:
             call()
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
@@ -134,11 +142,7 @@ def test_a_worker_cannot_act_for_another_and_others_cannot_register(cluster: Clu
     eventually(lambda: "rpc_refused" in log.read_text(), what="the refusal in the controller's log")
 
 
-def test_a_worker_refuses_a_controller_that_shows_a_workers_certificate(
-    cluster: Cluster, tmp_path: Path
-) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
+def test_a_worker_refuses_a_controller_that_shows_a_workers_certificate(cluster: Cluster) -> None:
     certificate, key = state_files(cluster, cluster.workers[0])
     server = grpc.server(ThreadPoolExecutor(1))
     credentials = grpc.ssl_server_credentials(
@@ -156,7 +160,7 @@ def test_a_worker_refuses_a_controller_that_shows_a_workers_certificate(
 
 def test_enrolment_needs_the_join_token_and_an_honest_request(cluster: Cluster) -> None:
     csr = certificates.make_csr(certificates.make_key())
-    csr_pem = csr.decode() if isinstance(csr, bytes) else csr
+    csr_pem = csr.decode()
     with cluster.client(role=None) as client:
         for token in (None, "wrong", cluster.token("admin")):
             headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -178,8 +182,6 @@ def test_keys_are_0600_and_python_3_13s_strict_checks_accept_the_chain(cluster: 
         assert file.stat().st_mode & 0o777 == 0o600, file
     strict = cluster.context()
     strict.verify_flags |= ssl.VERIFY_X509_STRICT
-    import socket
-
-    with socket.create_connection(("127.0.0.1", cluster.https), timeout=10) as plain:
-        with strict.wrap_socket(plain, server_hostname="localhost") as s:
-            assert s.version() == "TLSv1.3"
+    plain = socket.create_connection(("127.0.0.1", cluster.https), timeout=10)
+    with strict.wrap_socket(plain, server_hostname="localhost") as s:
+        assert s.version() == "TLSv1.3"
