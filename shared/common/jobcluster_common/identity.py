@@ -34,7 +34,7 @@ class Identity:
     def __post_init__(self) -> None:
         if self.kind is Kind.CONTROLLER:
             if self.name:
-                raise ValueError(f"the controller's identity has no name, not {self.name!r}")
+                raise ValueError(f"not a controller's identity, which has no name: {self.name!r}")
         elif not _NAME.fullmatch(self.name):
             raise ValueError(
                 f"not a {self.kind} name (small letters, digits, hyphens, at most 63): {self.name!r}"

@@ -16,11 +16,10 @@ from dynaconf import Dynaconf
 from dynaconf.utils.parse_conf import parse_conf_data
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
+    PlainValidator,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -29,8 +28,8 @@ from pydantic_core import ErrorDetails
 
 PREFIX = "JOBCLUSTER_"
 M = TypeVar("M", bound=BaseModel)
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])i?)?B?", re.IGNORECASE)
-_HOST_PORT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])i?)?B?", re.IGNORECASE)
+_HOST_PORT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 
 
 class SettingsError(Exception):
@@ -59,9 +58,11 @@ def _address(value: str) -> str:
     return value
 
 
-def _resolve(value: Path, info: ValidationInfo) -> Path:
+def _resolve(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError(f"not a file name: {value!r}; give a string")
     base = (info.context or {}).get("directory", Path.cwd())
-    return Path(os.path.abspath(base / value.expanduser()))
+    return Path(os.path.abspath(base / Path(value).expanduser()))
 
 
 def _must_be_file(value: Path) -> Path:
@@ -75,8 +76,8 @@ def _must_be_file(value: Path) -> Path:
 Size = Annotated[int, BeforeValidator(parse_size)]
 Address = Annotated[str, AfterValidator(_address)]
 # Relative names are relative to the settings file's directory.
-AnyPath = Annotated[Path, AfterValidator(_resolve)]
-ExistingFile = Annotated[Path, AfterValidator(_resolve), AfterValidator(_must_be_file)]
+AnyPath = Annotated[Path, PlainValidator(_resolve)]
+ExistingFile = Annotated[Path, PlainValidator(_resolve), AfterValidator(_must_be_file)]
 
 
 def is_loopback(address: str) -> bool:
@@ -115,7 +116,14 @@ class GrpcServerBlock(Block):
 class ControllerBlock(Block):
     """[controller]: where the controller's gRPC server is."""
 
-    addr: Address = Field("127.0.0.1:7443", validation_alias=AliasChoices("addr", "address"))
+    addr: Address = "127.0.0.1:7443"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address_is_addr(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "address" in data:
+            return {**{k: v for k, v in data.items() if k != "address"}, "addr": data["address"]}
+        return data
 
 
 class LogBlock(Block):
@@ -130,7 +138,7 @@ def load(model: type[M], path: Path | None, environ: Mapping[str, str]) -> M:
 
     :raises SettingsError: on an unreadable file, an unknown key, a wrong type or a bad value.
     """
-    document = _read(path)
+    document = _merged(_defaults(model), _read(path))
     overrides = dict(_overrides(environ))
     for keys, raw in overrides.items():
         _put(document, keys, parse_conf_data(raw, tomlfy=True), _variable(keys))
@@ -176,7 +184,6 @@ def _read(path: Path | None) -> dict[str, Any]:
             core_loaders=["TOML"],
             loaders=[],
             environments=False,
-            load_dotenv=False,
         )
         document = settings.as_dict()
     except Exception as error:  # dynaconf lets through whatever its TOML reader raises
@@ -232,6 +239,27 @@ def _one_line(
         case _:
             text = f"{error['msg'][:1].lower()}{error['msg'][1:]}, not {error['input']!r}; correct it"
     return " ".join(f"{where}: {'.'.join(keys) or 'settings'}: {text}".split())
+
+
+def _defaults(model: type[BaseModel]) -> dict[str, Any]:
+    # A block that is not in the file is checked like one that is: its default paths are relative to the file too.
+    found: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Block):
+            default = field.get_default(call_default_factory=True, validated_data={})
+            found[name] = (
+                default.model_dump(mode="json", exclude_unset=True) if isinstance(default, Block) else {}
+            )
+    return found
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    blocks = {
+        k: _merged(under[k], v)
+        for k, v in over.items()
+        if isinstance(v, dict) and isinstance(under.get(k), dict)
+    }
+    return {**under, **over, **blocks}
 
 
 def _known(model: type[BaseModel], keys: tuple[str, ...]) -> list[str]:
