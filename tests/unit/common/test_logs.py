@@ -38,12 +38,14 @@ def test_an_event_is_one_json_line_with_its_ids(file: Path) -> None:
 
 def test_what_libraries_log_and_a_traceback_are_one_line_too(file: Path) -> None:
     configure(LogBlock(), file)
+    token = "a-very-" + "secret-token"
     try:
-        raise RuntimeError("broken")
+        raise RuntimeError("broken" if token else "")
     except RuntimeError:
         structlog.get_logger().exception("rpc_failed")
         logging.getLogger("uvicorn").exception("lost")
     logging.getLogger("uvicorn").info("one per connection: not wanted")
+    assert token not in file.read_text()
     lines = [json.loads(text) for text in file.read_text().splitlines()]
     assert [line["event"] for line in lines] == ["rpc_failed", "lost"]
     assert lines[0]["exception"][0]["exc_value"] == "broken"

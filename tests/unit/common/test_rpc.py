@@ -61,6 +61,19 @@ class Servicer(worker_pb2_grpc.WorkerServicer):
         async for request in requests:
             yield worker_pb2.WatchJobsResponse(stream_id=request.stream_id)
 
+    async def StartJobs(
+        self, request: worker_pb2.StartJobsRequest, context: Any
+    ) -> worker_pb2.StartJobsResponse:
+        raise NotImplementedError
+
+    async def StopJob(self, request: worker_pb2.StopJobRequest, context: Any) -> worker_pb2.StopJobResponse:
+        raise NotImplementedError
+
+    async def QueryJob(
+        self, request: worker_pb2.QueryJobRequest, context: Any
+    ) -> worker_pb2.QueryJobResponse:
+        raise NotImplementedError
+
 
 class Served:
     def __init__(self, port: int, servicer: Servicer) -> None:
@@ -135,15 +148,22 @@ async def test_another_kind_is_denied_and_the_reason_logged(
     assert "may not call" in refusal["reason"]
 
 
+# The stubs of these two libraries know of synchronous channels only.
+def health_stub(channel: Any) -> Any:
+    return health_pb2_grpc.HealthStub(channel)
+
+
+def reflection_stub(channel: Any) -> Any:
+    return reflection_pb2_grpc.ServerReflectionStub(channel)
+
+
 async def test_streams_health_and_reflection_are_guarded_alike(served: Served, write_files: Write) -> None:
     async with served.channel(write_files("c", WORKER)) as channel:
         reflect = reflection_pb2.ServerReflectionRequest(list_services="")
         calls: list[Any] = [
             worker_pb2_grpc.WorkerStub(channel).StreamJob(worker_pb2.StreamJobRequest(), timeout=5),
-            health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=5),
-            reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
-                iter([reflect]), timeout=5
-            ),
+            health_stub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=5),
+            reflection_stub(channel).ServerReflectionInfo(iter([reflect]), timeout=5),
         ]
         for call in calls:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -157,8 +177,7 @@ async def test_health_and_reflection_answer_who_may_ask(served: Served, write_fi
         answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
-        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-        listed = await reflection.ServerReflectionInfo(iter(asked), timeout=5).read()
+        listed = await reflection_stub(channel).ServerReflectionInfo(iter(asked), timeout=5).read()
         assert "jobcluster.v1.Worker" in [s.name for s in listed.list_services_response.service]
 
 
@@ -261,7 +280,7 @@ async def test_a_method_without_a_policy_and_a_policy_without_a_method_stop_the_
     lacking = {name: kinds for name, kinds in POLICY.items() if name != "StopJob"}
     with pytest.raises(ValueError, match=r"jobcluster\.v1\.Worker\.StopJob"):
         rpc.add_service(server, NAMES, SERVICE, Servicer(), lacking)
-    with pytest.raises(ValueError, match="Stop$"):
+    with pytest.raises(ValueError, match=r"Stop$"):
         rpc.add_service(server, NAMES, SERVICE, Servicer(), {**POLICY, "Stop": frozenset()})
 
 
