@@ -1,0 +1,105 @@
+"""What belongs to a task: three kinds of membership behind one interface. Stdlib only.
+
+None of them can be left by a process: not by setsid, a double fork or nohup. The process group is no such thing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Protocol
+
+from jobcluster_worker.launcher import processes
+
+
+class Containment(Protocol):
+    """All processes of one task."""
+
+    def signal(self, number: int) -> None:
+        """Signals every process. :raises OSError: it cannot."""
+
+    def kill(self) -> None:
+        """Kills every process, also those being forked now. :raises OSError: it cannot."""
+
+    def empty(self) -> bool:
+        """Whether no process of it lives. The leader must have been reaped."""
+
+
+class LeafOfTree(Protocol):
+    """What is used of a cgroup leaf."""
+
+    def signal(self, number: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def populated(self) -> bool: ...
+
+
+class InLeaf:
+    """Membership by cgroup: cgroup.procs, cgroup.kill, cgroup.events."""
+
+    def __init__(self, leaf: LeafOfTree) -> None:
+        self._leaf = leaf
+
+    def signal(self, number: int) -> None:
+        self._leaf.signal(number)
+
+    def kill(self) -> None:
+        self._leaf.kill()
+
+    def empty(self) -> bool:
+        return not self._leaf.populated()
+
+
+class ByUid:
+    """Membership by a uid that no other task has; no_new_privs and no capabilities keep every process in it."""
+
+    def __init__(self, uid: int, signaller: int, living: Callable[[int], bool]) -> None:
+        """``living`` tells whether a child of ours, other than a leader, has that uid."""
+        self._uid, self._signaller, self._living = uid, signaller, living
+
+    def signal(self, number: int) -> None:
+        processes.signal_uid(self._uid, self._signaller, number)
+
+    def kill(self) -> None:
+        processes.signal_uid(self._uid, self._signaller, signal.SIGKILL)
+
+    def empty(self) -> bool:
+        return not self._living(self._uid)
+
+
+class ByDescent:
+    """Membership by descent: everything below this process, which has this one task only and is a subreaper."""
+
+    def signal(self, number: int) -> None:
+        for pid in processes.descendants():
+            processes.send(pid, number)
+
+    def kill(self) -> None:
+        kill_below()
+
+    def empty(self) -> bool:
+        return not processes.children()
+
+
+def kill_below(pid: int | str = "self", spare: frozenset[int] = frozenset()) -> None:
+    """Kills everything below a process, but for the trees of the spared children.
+
+    First all are stopped, until a look finds none that is new: what is stopped cannot fork, so none is missed.
+    """
+    seen: set[int] = set()
+    for _ in range(1000):
+        found = {other for top in processes.children(pid) if top not in spare for other in _tree(top)}
+        new = found - seen
+        if not new:
+            break
+        for other in new:
+            processes.send(other, signal.SIGSTOP)
+        seen |= new
+    for other in seen:
+        processes.send(other, signal.SIGKILL)
+
+
+def _tree(top: int) -> list[int]:
+    return [] if top == os.getpid() else [top, *processes.descendants(top)]
