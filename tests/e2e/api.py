@@ -104,7 +104,7 @@ class Api:
 
     def workers(self, state: str | None = None) -> list[JSON]:
         params = {} if state is None else {"state": state}
-        found: list[JSON] = self.call("GET", "/v1/workers", 200, **params)["workers"]
+        found: list[JSON] = self.call("GET", "/v1/workers", 200, None, **params)["workers"]
         return found
 
     def ready(self) -> set[str]:
