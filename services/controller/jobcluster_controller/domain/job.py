@@ -98,7 +98,10 @@ class Enforcement:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One process of a job, in its newest attempt. ``epoch`` and ``incarnation`` are those of its worker at dispatch."""
+    """One process of a job, in its newest attempt.
+
+    ``epoch`` and ``incarnation`` are those its worker had when the task was given to it.
+    """
 
     rank: int = 0
     attempt: int = 1
@@ -134,6 +137,7 @@ class Job:
     tasks: tuple[Task, ...] = (Task(),)
     past_attempts: tuple[Task, ...] = ()
     queue_reason: str | None = None
+    array_id: str | None = None
     stop_requested: tuple[str, float] | None = None
 
     def evolve(self, **changes: Any) -> Self:
@@ -145,6 +149,8 @@ class Job:
     @property
     def state(self) -> State:
         """The first failing task decides; else stopped, lost, succeeded; while one lives, the most advanced state."""
+        if len(self.tasks) == 1:
+            return self.tasks[0].state
         states = [t.state for t in self.tasks]
         if all(s.done for s in states):
             for candidate in (State.FAILED, State.STOPPED, State.LOST):
@@ -160,6 +166,9 @@ class Job:
     @property
     def done(self) -> bool:
         return all(t.state.done for t in self.tasks)
+
+    def task(self, rank: int) -> Task | None:
+        return self.tasks[rank] if 0 <= rank < len(self.tasks) else None
 
     @property
     def deciding_task(self) -> Task | None:

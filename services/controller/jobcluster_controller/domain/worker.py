@@ -13,6 +13,8 @@ from .states import WorkerState
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
+    """What a worker has: cores, bytes, and how many tasks it runs at once; 0 = it did not say."""
+
     cpu: float = 0.0
     memory: int = 0
     tasks: int = 0
@@ -20,7 +22,10 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """``epoch`` grows when the controller declares the worker lost; ``incarnation`` is random per launcher start."""
+    """``epoch`` grows when the controller declares the worker lost; ``incarnation`` is random per launcher start.
+
+    ``retired`` are incarnations that deregistered or were replaced: a late message of theirs makes nothing alive.
+    """
 
     worker_id: str
     address: str
@@ -33,6 +38,12 @@ class Worker:
     labels: dict[str, str] = field(default_factory=dict)
     capacity: Capacity = Capacity()
     enforced: dict[str, Enforcement] = field(default_factory=dict)
+    retired: tuple[str, ...] = ()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its tasks may still run, as far as the controller has decided."""
+        return self.state not in (WorkerState.LOST, WorkerState.GONE)
 
     def evolve(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)

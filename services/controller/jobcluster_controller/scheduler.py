@@ -1,0 +1,100 @@
+"""Which worker gets a job: pure functions of the spec and the workers as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .domain.job import JobSpec
+from .domain.states import WorkerState
+from .domain.worker import Worker
+
+# A worker that does not say how many tasks it takes is compared as if it took so many.
+_UNSAID_TASKS = 64
+
+# In which order queue_reason names what keeps workers from a job.
+_NAMED = (
+    WorkerState.STARTING,
+    WorkerState.DRAINING,
+    WorkerState.UNREACHABLE,
+    WorkerState.LOST,
+    WorkerState.GONE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A worker and its load. ``placed_last`` = number of the last placement on it: between equals it is time for
+    the one that waited longest."""
+
+    worker: Worker
+    running: int
+    placed_last: int = 0
+
+    @property
+    def full(self) -> bool:
+        tasks = self.worker.capacity.tasks
+        return tasks > 0 and self.running >= tasks
+
+    @property
+    def rank(self) -> tuple[float, int, str]:
+        """The least first."""
+        load = self.running / (self.worker.capacity.tasks or _UNSAID_TASKS)
+        return (load, self.placed_last, self.worker.worker_id)
+
+
+def fits(spec: JobSpec, candidate: Candidate) -> bool:
+    """Whether the job may be put there now."""
+    return (
+        candidate.worker.state is WorkerState.READY
+        and not candidate.full
+        and spec.worker_id in (None, candidate.worker.worker_id)
+        and not _too_small(spec, candidate.worker)
+    )
+
+
+def choose(spec: JobSpec, candidates: Iterable[Candidate]) -> Worker | None:
+    """The least loaded worker that fits; the same for the same input. None: none fits now."""
+    best = min((c for c in candidates if fits(spec, c)), key=lambda c: c.rank, default=None)
+    return best.worker if best is not None else None
+
+
+def never_fits(spec: JobSpec, workers: Sequence[Worker]) -> str | None:
+    """Why no known worker could ever take the job, not even an idle one; None when one could, or none is known."""
+    asked = [w for w in workers if spec.worker_id in (None, w.worker_id)]
+    if not asked or not all(_too_small(spec, w) for w in asked):
+        return None
+    cpu = max(w.capacity.cpu for w in asked)
+    memory = max(w.capacity.memory for w in asked)
+    return f"larger than any known worker: the largest has {cpu:g} cores, {memory} bytes of memory"
+
+
+def queue_reason(spec: JobSpec, candidates: Sequence[Candidate]) -> str:
+    """In words, why the job waits: "0 of 2 workers fit: 1 draining, 1 full (32 of 32 tasks)"."""
+    asked = [c for c in candidates if spec.worker_id in (None, c.worker.worker_id)]
+    if not asked:
+        return (
+            "no worker is registered" if spec.worker_id is None else f"worker {spec.worker_id} is not there"
+        )
+    fitting = sum(fits(spec, c) for c in asked)
+    head = f"{fitting} of {len(asked)} worker{'s' if len(asked) > 1 else ''} fit"
+    if fitting:
+        return f"{head}: others are before it"
+    parts = []
+    for state in _NAMED:
+        if count := sum(c.worker.state is state for c in asked):
+            parts.append(f"{count} {state}")
+    ready = [c for c in asked if c.worker.state is WorkerState.READY]
+    small = [c for c in ready if _too_small(spec, c.worker)]
+    if small:
+        parts.append(f"{len(small)} too small")
+    if full := [c for c in ready if c not in small and c.full]:
+        running, tasks = sum(c.running for c in full), sum(c.worker.capacity.tasks for c in full)
+        parts.append(f"{len(full)} full ({running} of {tasks} tasks)")
+    return f"{head}: {', '.join(parts)}"
+
+
+def _too_small(spec: JobSpec, worker: Worker) -> bool:
+    cpu, memory = spec.limits.cpu, spec.limits.memory
+    has = worker.capacity
+    return bool((cpu and has.cpu and cpu > has.cpu) or (memory and has.memory and memory > has.memory))
