@@ -1,5 +1,3 @@
-import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -199,10 +197,3 @@ def test_main_fails_with_one_line_and_code_2(capsys: pytest.CaptureFixture[str],
 
     assert main() == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_file_is_refused(file: Path) -> None:
-    file.write_text('[grpc_server]\naddr = "127.0.0.1:0"\nca_file = "ca.crt"\n')
-    (file.parent / "ca.crt").touch(mode=stat.S_IWUSR)
-    assert "cannot be read" in fault(file)
