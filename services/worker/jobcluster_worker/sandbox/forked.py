@@ -1,0 +1,82 @@
+"""The start by a forked child, for C libraries that cannot spawn into a cgroup leaf."""
+
+import contextlib
+import errno
+import json
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+from jobcluster_worker.sandbox import confine
+from jobcluster_worker.sandbox.posix_spawn import above_standard, default_signals
+
+if TYPE_CHECKING:
+    from jobcluster_worker.sandbox.spawn import Start
+
+_FAILED = 127
+
+
+def spawn(start: "Start") -> int:
+    """As spawn.spawn; the supervisor itself never enters a leaf, it would be charged and killed with it."""
+    reader, writer = os.pipe()
+    try:
+        with warnings.catch_warnings():
+            # From 3.12 on Python warns of a fork beside threads; the child takes no lock another could hold.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            _live(start, writer)
+    finally:
+        os.close(writer)
+        failure = b""
+        with os.fdopen(reader, "rb") as pipe:
+            failure = pipe.read()
+    if failure:
+        os.waitpid(child, 0)
+        number, text, name = json.loads(failure)
+        raise OSError(number, text, name)
+    return child
+
+
+def _live(start: "Start", failures: int) -> None:
+    """The child's life; it never returns. What fails is written to the pipe, which a successful exec closes."""
+    try:
+        _become(start, failures)
+    except OSError as error:
+        said = (error.errno or errno.EIO, error.strerror or str(error), error.filename)
+        with contextlib.suppress(Exception):
+            os.write(
+                failures,
+                json.dumps(
+                    [os.fsdecode(word) if isinstance(word, bytes) else word for word in said]
+                ).encode(),
+            )
+    finally:
+        os._exit(_FAILED)
+
+
+def _become(start: "Start", failures: int) -> None:
+    from jobcluster_worker.sandbox.spawn import enter_directory, explained
+
+    if start.leaf_fd is not None:
+        procs = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=start.leaf_fd)
+        os.write(procs, b"0")
+        os.close(procs)
+    os.setsid()
+    default_signals()
+    confine.enter(start.confinement)
+    enter_directory(start.cwd)
+    standard, _ = above_standard(start.fds)
+    for number, fd in enumerate(standard):
+        os.dup2(fd, number, inheritable=True)
+    _close_all_but(failures)
+    try:
+        os.execve(start.executable, list(start.argv), dict(start.env))
+    except OSError as error:
+        raise explained(error, start.executable) from error
+
+
+def _close_all_but(kept: int) -> None:
+    last = os.sysconf("SC_OPEN_MAX")
+    os.closerange(3, kept)
+    os.closerange(kept + 1, max(last, kept + 2))
