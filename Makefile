@@ -1,0 +1,60 @@
+# Every target does its own set-up: .venv from the hash-locked files, once.
+# PYTHON=python3.13 chooses the interpreter (3.11 or newer); WORKERS=N the number of workers.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+WORKERS ?= 2
+NAMES ?=
+UV ?= uv
+PYTEST_ARGS ?=
+
+VENV_PYTHON := .venv/bin/python
+CODE := certs shared/common services tools tests $(wildcard bench)
+export PYTHONDONTWRITEBYTECODE ?= 1
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-run demo start stop test test-e2e test-limits certs proto lint types lock up down images bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## .venv with all that development needs (done once)
+	@$(if $(PYTHON),$(PYTHON) tools/setup.py dev,echo "Python 3.11 or newer (with venv) is needed: make PYTHON=…" >&2; exit 1)
+
+setup-run:
+	@$(if $(PYTHON),$(PYTHON) tools/setup.py run,echo "Python 3.11 or newer (with venv) is needed: make PYTHON=…" >&2; exit 1)
+
+demo: setup-run ## a controller and 2 workers as plain processes run real jobs over HTTP; nothing is left
+	@$(VENV_PYTHON) -m tools.demo
+
+start: setup-run ## the same cluster in the background: make start WORKERS=2; then `source build/env`
+	@$(VENV_PYTHON) -m tools.cluster start --workers $(WORKERS)
+
+stop: setup-run ## stops what `make start` started; jobs, tokens and worker ids are kept
+	@$(VENV_PYTHON) -m tools.cluster stop
+
+test: setup ## unit and integration tests, and e2e where a container engine answers (JOBCLUSTER_E2E=required: always)
+	@$(VENV_PYTHON) -m tools.test_lanes $(PYTEST_ARGS)
+
+test-e2e: setup ## compose.yaml with real containers; fails where no container engine answers
+	@$(VENV_PYTHON) -m pytest tests/e2e $(PYTEST_ARGS)
+
+test-limits: setup ## limits and isolation on a cgroup v2 kernel: this one's, else one in user-mode Linux
+	@$(VENV_PYTHON) -m pytest tests/limits $(PYTEST_ARGS)
+
+certs: setup-run ## CA, certificates and tokens in certs/out; NAMES=a,b adds names of the HTTPS port
+	@$(VENV_PYTHON) certs/make_certs.py --names "$(NAMES)"
+
+proto: setup ## generates the Python code of shared/proto in place
+	@$(VENV_PYTHON) tools/generate_proto.py
+
+types: setup ## mypy, strict, on code and tests
+	@$(VENV_PYTHON) -m mypy $(CODE)
+
+lint: setup types ## generated code up to date, ruff, mypy, the arrows between the rooms
+	@$(VENV_PYTHON) tools/generate_proto.py --check
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m ruff format --check .
+	@.venv/bin/lint-imports
+
+lock: setup-run ## makes the hash-locked files anew with uv: make lock UV=/path/to/uv
+	@$(VENV_PYTHON) tools/lock.py --uv $(UV)
