@@ -50,11 +50,8 @@ def prepare(settings: WorkerSettings, config: Path | None) -> None:
             ) from None
     server = settings.grpc_server
     enrols = server.use_tls and server.crt_file is None
-    if (
-        enrols
-        and settings.auth.join is None
-        and not enrolment.has_certificate(settings.worker.state_directory)
-    ):
+    enrolled = (settings.worker.state_directory / "worker.crt").is_file()
+    if enrols and settings.auth.join is None and not enrolled:
         raise SettingsError(
             f"{where}: auth.join: missing; name the file with the join token, "
             "or give grpc_server.crt_file and key_file"
