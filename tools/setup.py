@@ -53,7 +53,9 @@ def is_usable() -> bool:
     python = VENV / "bin" / "python"
     code = "import sys; print(sys.version, sys.prefix, sep='\\n')"
     try:
-        found = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        found = subprocess.run(
+            [python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True
+        )
         script = (VENV / "bin" / "pip").read_text().splitlines()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
         return False
@@ -62,11 +64,17 @@ def is_usable() -> bool:
 
 def run(argv: "list[object]") -> None:
     # Settings of the caller's own environment that would send pip elsewhere than into .venv.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k != "PIP_REQUIRE_VIRTUALENV"}
-    environment.update(PIP_USER="0", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PIP_ROOT_USER_ACTION="ignore")
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k != "PIP_REQUIRE_VIRTUALENV"
+    }
+    environment.update(
+        PIP_USER="0", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PIP_ROOT_USER_ACTION="ignore"
+    )
     environment.pop("PIP_TARGET", None)
     environment.pop("PIP_PREFIX", None)
-    status = subprocess.run([str(a) for a in argv], env=environment, cwd=ROOT, stdin=subprocess.DEVNULL).returncode
+    status = subprocess.run(
+        [str(a) for a in argv], env=environment, cwd=ROOT, stdin=subprocess.DEVNULL
+    ).returncode
     if status:
         fail(f"`{' '.join(str(a) for a in argv)}` ended with {status}")
 
@@ -90,8 +98,10 @@ def make(stage: str) -> None:
 
 
 def main() -> int:
-    if sys.version_info < (3, 11):
-        fail(f"Python 3.11 or newer is needed, and {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.13 …")
+    if sys.version_info < (3, 11):  # noqa: UP036 (any Python may run this file)
+        fail(
+            f"Python 3.11 or newer is needed, and this is {sys.version.split()[0]}: make PYTHON=python3.13 …"
+        )
     stage = sys.argv[1] if len(sys.argv) == 2 else ""
     if stage not in LOCKS:
         fail("usage: setup.py run|dev")
