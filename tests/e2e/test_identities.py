@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-import grpc.aio
 import pytest
-from jobcluster.v1 import controller_pb2, worker_pb2
 from jobcluster_common.certificates import Issued, load, make_ca, make_leaf, write_private
 from jobcluster_common.identity import CONTROLLER, Identity, Kind
 from jobcluster_common.tls import TlsFiles, channel
+
+# isort: split
+import grpc
+import grpc.aio
+from jobcluster.v1 import controller_pb2, worker_pb2
 
 from tests.e2e.api import Api
 from tests.e2e.stack import Stack, inspect
