@@ -1,0 +1,125 @@
+"""`make up` and `make down`: the cluster of compose.yaml, and build/env as `make start` writes it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build"
+SECRETS = BUILD / "compose"
+CERTS = "/var/lib/jobcluster-certs"
+
+
+class UpError(Exception):
+    """``str()`` says what is missing or in the way."""
+
+
+def compose(*arguments: str, capture: bool = False) -> bytes:
+    """``docker compose ARGUMENTS``; its stdout where it is captured.
+
+    :raises UpError: if it does not end with 0, or there is no such command.
+    """
+    command = ["docker", "compose", *arguments]
+    try:
+        done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE if capture else None)
+    except FileNotFoundError:
+        raise UpError(
+            "no `docker` in PATH: `make up` needs a container engine; `make start` does not"
+        ) from None
+    if done.returncode:
+        raise UpError(f"`{shlex.join(command)}` ended with {done.returncode}")
+    return done.stdout or b""
+
+
+def port_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the engine's own proxy does; a connection that just ended is not in the way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def published() -> str | None:
+    """host:port of the running controller's API, or None when it does not run."""
+    running = compose("ps", "--status", "running", "--format", "json", "controller", capture=True).decode()
+    # One JSON document a line since compose 2.21, one list before.
+    for line in running.splitlines():
+        found = json.loads(line)
+        for container in found if isinstance(found, list) else [found]:
+            for port in container.get("Publishers") or []:
+                if port["TargetPort"] == 8443 and port["PublishedPort"]:
+                    return f"127.0.0.1:{port['PublishedPort']}"
+    return None
+
+
+def write_private(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def write_env(address: str) -> Path:
+    """CA and admin token out of the running controller, and build/env for a shell to source."""
+    SECRETS.mkdir(parents=True, exist_ok=True)
+    ca_file, client_config = SECRETS / "ca.crt", SECRETS / "client.toml"
+    ca_file.write_bytes(compose("exec", "-T", "controller", "cat", f"{CERTS}/ca.crt", capture=True))
+    token = compose("exec", "-T", "controller", "cat", f"{CERTS}/admin.token", capture=True).decode().strip()
+    url = f"https://{address}"
+    token_file = SECRETS / "admin.token"
+    write_private(token_file, f"{token}\n".encode())
+    client_config.write_text(
+        f'[client]\nurl = "{url}"\nca_file = {json.dumps(str(ca_file))}\ntoken_file = {json.dumps(str(token_file))}\n'
+    )
+    values = {
+        "JOBCLUSTER_URL": url,
+        "JOBCLUSTER_CA_FILE": str(ca_file),
+        "JOBCLUSTER_TOKEN": token,
+        "JOBCLUSTER_CLIENT_CONFIG": str(client_config),
+    }
+    env = BUILD / "env"
+    write_private(env, "".join(f"export {k}={shlex.quote(v)}\n" for k, v in values.items()).encode())
+    return env
+
+
+def up(workers: int) -> None:
+    port = int(os.environ.get("JOBCLUSTER_HTTP_PORT", "8443"))
+    if published() is None and not port_free(port):
+        raise UpError(f"port {port} of 127.0.0.1 is taken; free it, or set JOBCLUSTER_HTTP_PORT")
+    compose("up", "-d", "--build", "--wait", "--scale", f"worker={workers}")
+    address = published()
+    if address is None:
+        raise UpError("the controller does not run; `docker compose logs controller` says why")
+    print(f"up: https://{address} with {workers} workers; source {write_env(address)}")
+
+
+def down() -> None:
+    """Ends everything; jobs and tokens stay in named volumes. The workers' own volumes are of no use to anyone then."""
+    compose("rm", "--stop", "--force", "--volumes", "worker")
+    compose("down")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["up", "down"])
+    parser.add_argument("--workers", type=int, default=3)
+    arguments = parser.parse_args()
+    try:
+        up(arguments.workers) if arguments.what == "up" else down()
+    except UpError as error:
+        sys.stderr.write(f"{arguments.what}: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
