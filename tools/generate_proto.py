@@ -39,7 +39,9 @@ def check() -> int:
         shutil.rmtree(scratch)
     for name in sorted(fresh.keys() | kept.keys()):
         old, new = kept.get(name, "").splitlines(), fresh.get(name, "").splitlines()
-        sys.stderr.writelines(f"{line}\n" for line in difflib.unified_diff(old, new, name, name, lineterm="", n=1))
+        sys.stderr.writelines(
+            f"{line}\n" for line in difflib.unified_diff(old, new, name, name, lineterm="", n=1)
+        )
     if fresh != kept:
         sys.stderr.write("proto: the generated code is out of date: run `make proto` and commit the result\n")
     return int(fresh != kept)

@@ -38,11 +38,22 @@ def third_party(name: str) -> Iterator[str]:
             yield requirement
 
 
-def compile_lock(uv: str, requirements: list[str], output: Path, constraint: Path | None, upgrade: bool) -> None:
+def compile_lock(
+    uv: str, requirements: list[str], output: Path, constraint: Path | None, upgrade: bool
+) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".in") as source:
         source.write("\n".join(sorted(set(requirements))))
         source.flush()
-        argv = [uv, "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--python-version", "3.11"]
+        argv = [
+            uv,
+            "pip",
+            "compile",
+            "--quiet",
+            "--universal",
+            "--generate-hashes",
+            "--python-version",
+            "3.11",
+        ]
         argv += ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]
         argv += ["--constraint", str(constraint)] if constraint else []
         argv += ["--upgrade"] if upgrade else []
@@ -51,7 +62,9 @@ def compile_lock(uv: str, requirements: list[str], output: Path, constraint: Pat
             made = Path(scratch) / output.name
             if output.exists():
                 made.write_text(output.read_text())
-            subprocess.run([*argv, source.name, "--output-file", str(made)], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [*argv, source.name, "--output-file", str(made)], check=True, stdout=subprocess.DEVNULL
+            )
             output.write_text(HEADER + made.read_text().removeprefix(HEADER))
 
 

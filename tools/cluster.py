@@ -1,0 +1,78 @@
+"""`make start` and `make stop`: the cluster as plain processes in the background, its state kept in build/."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+
+from jobcluster_common.certificates import write_private
+
+from tools.local_cluster import ROOT, ClusterError, Layout, LocalCluster, port_is_free, toml
+
+BUILD = ROOT / "build"
+LAYOUT = Layout(
+    certs=ROOT / "certs" / "out",
+    run=BUILD / "run",
+    state=BUILD / "state",
+    settings=BUILD / "settings",
+    http_port=8443,
+    grpc_port=7443,
+)
+
+
+def write_env(cluster: LocalCluster) -> None:
+    """build/env, to be sourced by a shell, and the client's settings file that it names."""
+    ca_file, config = LAYOUT.certs / "ca.crt", LAYOUT.settings / "client.toml"
+    client = {"url": LAYOUT.url, "ca_file": ca_file, "token_file": LAYOUT.certs / "admin.token"}
+    write_private(config, toml({"client": client}).encode())
+    values = {
+        "JOBCLUSTER_URL": LAYOUT.url,
+        "JOBCLUSTER_CA_FILE": str(ca_file),
+        "JOBCLUSTER_TOKEN": cluster.token,
+        "JOBCLUSTER_CLIENT_CONFIG": str(config),
+    }
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in values.items()]
+    write_private(BUILD / "env", "".join(lines).encode())
+
+
+def start(workers: int) -> None:
+    cluster = LocalCluster(LAYOUT, workers)
+    if running := cluster.running():
+        raise ClusterError(f"it runs already ({' '.join(running)}); `make stop` first")
+    for port in (LAYOUT.http_port, LAYOUT.grpc_port):
+        if not port_is_free(port):
+            raise ClusterError(
+                f"port {port} is taken by another program; stop that first (ss -ltnp 'sport = {port}')"
+            )
+    cluster.start()
+    write_env(cluster)
+    print(f"start: {LAYOUT.url}, {workers} workers ready: {' '.join(cluster.worker_ids())}")
+    print(
+        f"start: source {os.path.relpath(BUILD / 'env')}; logs in {os.path.relpath(LAYOUT.run)}; `make stop` ends it"
+    )
+
+
+def stop() -> None:
+    stopped = LocalCluster(LAYOUT, 0).stop()
+    print(f"stop: {' '.join(stopped) or 'nothing runs'}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["start", "stop"])
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    if arguments.workers < 0:
+        parser.error("--workers must not be negative")
+    try:
+        start(arguments.workers) if arguments.what == "start" else stop()
+    except (ClusterError, OSError) as error:
+        sys.stderr.write(f"{arguments.what}: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
