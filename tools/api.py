@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,7 @@ class Api:
         :raises ApiError: on any other answer.
         :raises OSError: if there is no answer within ``seconds``.
         """
-        connection = http.client.HTTPSConnection(
-            self._host, self._port, timeout=seconds, context=self._context
-        )
+        connection = self._connection(seconds)
         try:
             headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
@@ -43,6 +43,25 @@ class Api:
         if not 200 <= answer.status < 300:
             raise ApiError(f"{method} {path}: {answer.status} {content.decode(errors='replace')}")
         return content
+
+    @contextlib.contextmanager
+    def stream(self, path: str, seconds: float) -> Iterator[http.client.HTTPResponse]:
+        """A 2xx answer whose body is read as it comes; ``seconds`` is how long it may be silent.
+
+        :raises ApiError: on any other answer.
+        """
+        connection = self._connection(seconds)
+        try:
+            connection.request("GET", path, headers={"Authorization": f"Bearer {self._token}"})
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise ApiError(f"GET {path}: {answer.status} {answer.read().decode(errors='replace')}")
+            yield answer
+        finally:
+            connection.close()
+
+    def _connection(self, seconds: float) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection(self._host, self._port, timeout=seconds, context=self._context)
 
     def get(self, path: str, seconds: float = 60) -> Any:
         return json.loads(self.call("GET", path, seconds=seconds))

@@ -1,0 +1,202 @@
+"""`make demo`: a controller and two workers of its own, real jobs over HTTP, and nothing left afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tools import processes
+from tools.api import Api, ApiError
+from tools.local_cluster import HOST, ClusterError, Layout, LocalCluster
+
+WORKERS = 2
+WAIT_SECONDS = 30
+Job = dict[str, Any]
+
+
+class DemoError(Exception):
+    """Something is not as it must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """The terminal; colours only where there is one."""
+
+    colours: bool
+
+    def paint(self, code: str, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colours else text
+
+    def title(self, text: str) -> None:
+        print(f"\n{self.paint('1;36', text)}", flush=True)
+
+    def line(self, label: str, text: str) -> None:
+        print(f"  {self.paint('2', f'{label:<12}')} {text}", flush=True)
+
+    def output(self, content: bytes) -> None:
+        for text in content.decode(errors="replace").splitlines():
+            print(f"  {self.paint('2', '           │')} {text}", flush=True)
+
+    def end(self, job: Job) -> None:
+        task = job["tasks"][0]
+        code = "none" if job["exit_code"] is None else job["exit_code"]
+        colour = {"succeeded": "32", "failed": "31"}.get(job["state"], "33")
+        parts = [self.paint(colour, job["state"]), f"reason {job['reason']}", f"exit code {code}"]
+        parts += [f"signal {job['signal']}"] if job["signal"] else []
+        self.line("end", ", ".join([*parts, f"on worker {task['worker_id']}"]))
+
+
+def expect(job: Job, **wanted: object) -> None:
+    """
+    :raises DemoError: if the job has not these fields.
+    """
+    got = {key: job[key] for key in wanted}
+    if got != wanted:
+        raise DemoError(f"job {job['job_id']} is {got}, not {wanted}: {job.get('error_text')}")
+
+
+def run_job(api: Api, screen: Screen, title: str, spec: Mapping[str, object], **wanted: object) -> bytes:
+    """Starts a job, waits for its end, shows it; returns its output."""
+    screen.title(title)
+    screen.line("POST", f"/v1/jobs {json.dumps(spec)}")
+    job = api.post(f"/v1/jobs?wait={WAIT_SECONDS}", spec)
+    output = api.call("GET", f"/v1/jobs/{job['job_id']}/output")
+    screen.output(output)
+    screen.end(job)
+    expect(job, done=True, **wanted)
+    return output
+
+
+def stop_job(api: Api, screen: Screen) -> None:
+    screen.title("A job that is stopped")
+    # The background sleep shows that a stop ends the whole tree, not the first process alone.
+    spec = {"command": ["bash", "-c", "sleep 600 & echo started; sleep 600"]}
+    screen.line("POST", f"/v1/jobs {json.dumps(spec)}")
+    job_id = api.post("/v1/jobs", spec)["job_id"]
+    screen.output(first_line(api, job_id))
+    screen.line("POST", f"/v1/jobs/{job_id}/stop")
+    job = api.post(f"/v1/jobs/{job_id}/stop?wait={WAIT_SECONDS}", {"grace_seconds": 5})
+    screen.end(job)
+    expect(job, state="stopped", reason="stopped")
+
+
+def first_line(api: Api, job_id: str) -> bytes:
+    with api.stream(f"/v1/jobs/{job_id}/output?follow=true", WAIT_SECONDS) as stream:
+        line: bytes = stream.readline()
+    if not line.endswith(b"\n"):
+        raise DemoError(f"job {job_id} ended before it wrote a line")
+    return line
+
+
+def show_workers(api: Api, screen: Screen) -> list[dict[str, Any]]:
+    screen.title("Workers, each with a certificate of its own")
+    workers: list[dict[str, Any]] = api.get("/v1/workers")["workers"]
+    for worker in workers:
+        screen.line(worker["state"], f"{worker['worker_id']} at {worker['address']}")
+    return workers
+
+
+def show_enforced(workers: list[dict[str, Any]], screen: Screen) -> None:
+    screen.title("Enforced by the kernel on this machine")
+    for resource, entry in sorted(workers[0]["enforced"].items()):
+        if entry["ok"]:
+            screen.line(resource, screen.paint("32", "enforced"))
+        else:
+            screen.line(
+                resource, f"{screen.paint('33', 'not enforced')}: {entry.get('why') or 'no reason given'}"
+            )
+
+
+def show(cluster: LocalCluster, screen: Screen) -> None:
+    api = cluster.api()
+    workers = show_workers(api, screen)
+    ended = {"state": "succeeded", "reason": "exited", "exit_code": 0}
+    output = run_job(
+        api, screen, "A job in bash", {"command": "bash", "path": "hello.sh", "args": ["cluster"]}, **ended
+    )
+    if b"Hello cluster" not in output:
+        raise DemoError("the bash job's output is not there")
+    output = run_job(
+        api,
+        screen,
+        "A job in Python",
+        {"command": "python3", "path": "hello.py", "args": ["cluster"]},
+        **ended,
+    )
+    if b"Hello cluster" not in output:
+        raise DemoError("the Python job's output is not there")
+    failing = {
+        "command": "bash",
+        "path": "fail.sh",
+        "files": {"fail.sh": "echo 'no such table' >&2\nexit 3\n"},
+    }
+    run_job(api, screen, "A job that fails", failing, state="failed", reason="exited", exit_code=3)
+    stop_job(api, screen)
+    show_enforced(workers, screen)
+
+
+def free_ports() -> tuple[int, int]:
+    with socket.create_server((HOST, 0)) as one, socket.create_server((HOST, 0)) as two:
+        return one.getsockname()[1], two.getsockname()[1]
+
+
+@contextlib.contextmanager
+def own_cluster() -> Iterator[LocalCluster]:
+    """A cluster in a directory of its own; on leaving neither a process nor the directory is there.
+
+    :raises DemoError: if something is left.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="jobcluster-demo-"))
+    layout = Layout(
+        directory / "certs", directory / "run", directory / "state", directory / "settings", *free_ports()
+    )
+    cluster = LocalCluster(layout, WORKERS)
+    try:
+        cluster.start()
+        try:
+            yield cluster
+        except (DemoError, ApiError, OSError, KeyError) as error:
+            raise DemoError(f"{error}\n{cluster.log_tails()}") from error
+        finally:
+            cluster.stop()
+    finally:
+        shutil.rmtree(directory)
+    if left := list(processes.with_argument(str(directory))):
+        raise DemoError(f"processes are left: {left}")
+
+
+def interrupted(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGHUP, interrupted)
+    screen = Screen(sys.stdout.isatty())
+    print("jobcluster: a controller and two workers as plain processes, mutual TLS between them", flush=True)
+    try:
+        with own_cluster() as cluster:
+            screen.line("controller", cluster.layout.url)
+            show(cluster, screen)
+    except (DemoError, ClusterError, ApiError, OSError) as error:
+        sys.stderr.write(f"\ndemo: failed: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\ndemo: interrupted; everything was stopped\n")
+        return 130
+    screen.title("Done: all ended as they should, everything was stopped and removed.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
