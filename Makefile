@@ -12,16 +12,19 @@ VENV_PYTHON := .venv/bin/python
 CODE := certs shared/common services tools tests $(wildcard bench)
 export PYTHONDONTWRITEBYTECODE ?= 1
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run demo start stop test test-e2e test-limits certs proto lint types lock up down images bench
+.PHONY: help setup setup-run python demo start stop up down images test test-e2e test-limits nemesis bench certs proto lint types lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## .venv with all that development needs (done once)
-	@$(if $(PYTHON),$(PYTHON) tools/setup.py dev,echo "Python 3.11 or newer (with venv) is needed: make PYTHON=…" >&2; exit 1)
+python:
+	@$(if $(PYTHON),true,echo "Python 3.11 or newer (with venv) is needed: make PYTHON=…" >&2; exit 1)
 
-setup-run:
-	@$(if $(PYTHON),$(PYTHON) tools/setup.py run,echo "Python 3.11 or newer (with venv) is needed: make PYTHON=…" >&2; exit 1)
+setup: python ## .venv with all that development needs (done once)
+	@$(PYTHON) tools/setup.py dev
+
+setup-run: python
+	@$(PYTHON) tools/setup.py run
 
 demo: setup-run ## a controller and 2 workers as plain processes run real jobs over HTTP; nothing is left
 	@$(VENV_PYTHON) -m tools.demo
@@ -32,6 +35,15 @@ start: setup-run ## the same cluster in the background: make start WORKERS=2; th
 stop: setup-run ## stops what `make start` started; jobs, tokens and worker ids are kept
 	@$(VENV_PYTHON) -m tools.cluster stop
 
+up: python ## the cluster in containers: make up WORKERS=3; then `source build/env`
+	@$(PYTHON) -m tools.compose_env up --workers $(WORKERS)
+
+down: python ## ends what `make up` started; jobs and tokens are kept
+	@$(PYTHON) -m tools.compose_env down
+
+images: ## builds the images of controller and worker
+	@docker compose build
+
 test: setup ## unit and integration tests, and e2e where a container engine answers (JOBCLUSTER_E2E=required: always)
 	@$(VENV_PYTHON) -m tools.test_lanes $(PYTEST_ARGS)
 
@@ -40,6 +52,12 @@ test-e2e: setup ## compose.yaml with real containers; fails where no container e
 
 test-limits: setup ## limits and isolation on a cgroup v2 kernel: this one's, else one in user-mode Linux
 	@$(VENV_PYTHON) -m pytest tests/limits $(PYTEST_ARGS)
+
+nemesis: setup ## a load of jobs while servers are killed and frozen, then a checker; NEMESIS_SEED, NEMESIS_SECONDS
+	@$(VENV_PYTHON) -m pytest tests/nemesis $(PYTEST_ARGS)
+
+bench: setup ## measures beside bare baselines of the same run; bench/results/latest.jsonl and a table
+	@$(VENV_PYTHON) -m bench
 
 certs: setup-run ## CA, certificates and tokens in certs/out; NAMES=a,b adds names of the HTTPS port
 	@$(VENV_PYTHON) certs/make_certs.py --names "$(NAMES)"

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 
-from jobcluster_common.certificates import write_private
+from tools.host import BUILD, ROOT, port_is_free, write_env
+from tools.local_cluster import ClusterError, Layout, LocalCluster
 
-from tools.local_cluster import ROOT, ClusterError, Layout, LocalCluster, port_is_free, toml
-
-BUILD = ROOT / "build"
 LAYOUT = Layout(
     certs=ROOT / "certs" / "out",
     run=BUILD / "run",
@@ -20,21 +17,6 @@ LAYOUT = Layout(
     http_port=8443,
     grpc_port=7443,
 )
-
-
-def write_env(cluster: LocalCluster) -> None:
-    """build/env, to be sourced by a shell, and the client's settings file that it names."""
-    ca_file, config = LAYOUT.certs / "ca.crt", LAYOUT.settings / "client.toml"
-    client = {"url": LAYOUT.url, "ca_file": ca_file, "token_file": LAYOUT.certs / "admin.token"}
-    write_private(config, toml({"client": client}).encode())
-    values = {
-        "JOBCLUSTER_URL": LAYOUT.url,
-        "JOBCLUSTER_CA_FILE": str(ca_file),
-        "JOBCLUSTER_TOKEN": cluster.token,
-        "JOBCLUSTER_CLIENT_CONFIG": str(config),
-    }
-    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in values.items()]
-    write_private(BUILD / "env", "".join(lines).encode())
 
 
 def start(workers: int) -> None:
@@ -47,7 +29,9 @@ def start(workers: int) -> None:
                 f"port {port} is taken by another program; stop that first (ss -ltnp 'sport = {port}')"
             )
     cluster.start()
-    write_env(cluster)
+    write_env(
+        LAYOUT.url, LAYOUT.certs / "ca.crt", LAYOUT.certs / "admin.token", LAYOUT.settings / "client.toml"
+    )
     print(f"start: {LAYOUT.url}, {workers} workers ready: {' '.join(cluster.worker_ids())}")
     print(
         f"start: source {os.path.relpath(BUILD / 'env')}; logs in {os.path.relpath(LAYOUT.run)}; `make stop` ends it"

@@ -6,13 +6,12 @@ import argparse
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-BUILD = ROOT / "build"
+from tools.host import BUILD, ROOT, port_is_free, write_env, write_secret
+
 SECRETS = BUILD / "compose"
 CERTS = "/var/lib/jobcluster-certs"
 
@@ -38,17 +37,6 @@ def compose(*arguments: str, capture: bool = False) -> bytes:
     return done.stdout or b""
 
 
-def port_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # As the engine's own proxy does; a connection that just ended is not in the way.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
 def published() -> str | None:
     """host:port of the running controller's API, or None when it does not run."""
     running = compose("ps", "--status", "running", "--format", "json", "controller", capture=True).decode()
@@ -62,44 +50,25 @@ def published() -> str | None:
     return None
 
 
-def write_private(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-
-
-def write_env(address: str) -> Path:
+def fetch_env(address: str) -> Path:
     """CA and admin token out of the running controller, and build/env for a shell to source."""
     SECRETS.mkdir(parents=True, exist_ok=True)
-    ca_file, client_config = SECRETS / "ca.crt", SECRETS / "client.toml"
+    ca_file, token_file = SECRETS / "ca.crt", SECRETS / "admin.token"
     ca_file.write_bytes(compose("exec", "-T", "controller", "cat", f"{CERTS}/ca.crt", capture=True))
-    token = compose("exec", "-T", "controller", "cat", f"{CERTS}/admin.token", capture=True).decode().strip()
-    url = f"https://{address}"
-    token_file = SECRETS / "admin.token"
-    write_private(token_file, f"{token}\n".encode())
-    client_config.write_text(
-        f'[client]\nurl = "{url}"\nca_file = {json.dumps(str(ca_file))}\ntoken_file = {json.dumps(str(token_file))}\n'
-    )
-    values = {
-        "JOBCLUSTER_URL": url,
-        "JOBCLUSTER_CA_FILE": str(ca_file),
-        "JOBCLUSTER_TOKEN": token,
-        "JOBCLUSTER_CLIENT_CONFIG": str(client_config),
-    }
-    env = BUILD / "env"
-    write_private(env, "".join(f"export {k}={shlex.quote(v)}\n" for k, v in values.items()).encode())
-    return env
+    token = compose("exec", "-T", "controller", "cat", f"{CERTS}/admin.token", capture=True).decode()
+    write_secret(token_file, token)
+    return write_env(f"https://{address}", ca_file, token_file, SECRETS / "client.toml")
 
 
 def up(workers: int) -> None:
     port = int(os.environ.get("JOBCLUSTER_HTTP_PORT", "8443"))
-    if published() is None and not port_free(port):
+    if published() is None and not port_is_free(port):
         raise UpError(f"port {port} of 127.0.0.1 is taken; free it, or set JOBCLUSTER_HTTP_PORT")
     compose("up", "-d", "--build", "--wait", "--scale", f"worker={workers}")
     address = published()
     if address is None:
         raise UpError("the controller does not run; `docker compose logs controller` says why")
-    print(f"up: https://{address} with {workers} workers; source {write_env(address)}")
+    print(f"up: https://{address} with {workers} workers; source {fetch_env(address)}")
 
 
 def down() -> None:

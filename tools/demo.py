@@ -17,7 +17,8 @@ from typing import Any
 
 from tools import processes
 from tools.api import Api, ApiError
-from tools.local_cluster import HOST, ClusterError, Layout, LocalCluster
+from tools.host import HOST
+from tools.local_cluster import ClusterError, Layout, LocalCluster
 
 WORKERS = 2
 WAIT_SECONDS = 30

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,9 +17,8 @@ from jobcluster_common.certificates import identity_of
 
 from tools import processes
 from tools.api import Api, ApiError
+from tools.host import HOST, ROOT, toml
 
-ROOT = Path(__file__).resolve().parents[1]
-HOST = "127.0.0.1"
 TEMPLATES = ROOT / "examples" / "templates"
 LAUNCHER = ROOT / "services" / "worker" / "jobcluster_worker" / "launcher"
 GRACE_SECONDS = 10
@@ -65,28 +62,6 @@ class Layout:
     def make_directories(self) -> None:
         for directory in (self.run, self.state, self.settings):
             directory.mkdir(parents=True, exist_ok=True)
-
-
-def port_is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # Connections that just ended are in nobody's way; the servers bind the same way.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def toml(blocks: Mapping[str, Mapping[str, object]]) -> str:
-    """JSON's strings, numbers, booleans and lists are TOML's too."""
-    lines: list[str] = []
-    for block, keys in blocks.items():
-        lines += [
-            f"[{block}]",
-            *(f"{key} = {json.dumps(str(v) if isinstance(v, Path) else v)}" for key, v in keys.items()),
-        ]
-    return "\n".join([*lines, ""])
 
 
 def controller_settings(layout: Layout) -> dict[str, dict[str, object]]:
@@ -164,7 +139,9 @@ class LocalCluster:
     def _is_ours(self, name: str, pid: int) -> bool:
         line = processes.command_line(pid)
         # A worker becomes its launcher, whose command line has no settings file.
-        return str(self.layout.settings_file(name)) in line or (name != "controller" and str(LAUNCHER) in line)
+        return str(self.layout.settings_file(name)) in line or (
+            name != "controller" and str(LAUNCHER) in line
+        )
 
     def start(self) -> None:
         """Starts everything and returns when the controller and every worker are ready.
