@@ -10,7 +10,6 @@ PYTEST_ARGS ?=
 
 VENV_PYTHON := .venv/bin/python
 CODE := certs shared/common services tools tests $(wildcard bench)
-export PYTHONDONTWRITEBYTECODE ?= 1
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-run python demo start stop up down images test test-e2e test-limits nemesis bench certs proto lint types lock
 
