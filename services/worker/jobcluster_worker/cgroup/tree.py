@@ -17,6 +17,7 @@ from jobcluster_worker.sandbox.rights import ENTRY_GID
 CONTROLLERS: Final = (cpu.CONTROLLER, memory.CONTROLLER, io.CONTROLLER, pids.CONTROLLER)
 
 _EVACUATIONS: Final = 50
+_RACES: Final = 100
 _OWN_WEIGHT: Final = "1000"  # ten times all jobs together: heartbeats stay on time under any load
 _OWN_MEMORY_LOW: Final = str(64 << 20)
 
@@ -64,7 +65,8 @@ class Tree:
         self.enforced: Enforcement = {
             name: {"ok": name not in missing, "why": missing.get(name, "")} for name in CONTROLLERS
         }
-        self._controllers = [name for name in CONTROLLERS if self._is_on(name)]
+        on = (files.read(self.jobs / "cgroup.subtree_control") or "").split()
+        self._controllers = [name for name in CONTROLLERS if name in on]
         self._favour_ourselves()
         self._let_starts_enter(self.root)
         self._write_limits(self.jobs, limits_worker, per_task=False)
@@ -123,7 +125,7 @@ class Tree:
         if "/" in job_id or job_id in ("", ".", ".."):
             raise OSError(errno.EINVAL, "not a job id", job_id)
         group = self.jobs / job_id
-        while True:
+        for _ in range(_RACES):
             with contextlib.suppress(FileExistsError):
                 group.mkdir()
             try:
@@ -133,24 +135,22 @@ class Tree:
                 return group / name
             except FileNotFoundError:
                 continue  # another task of this job was the last there, and took the group along
+        raise OSError(errno.ENOENT, "no cgroup could be made", str(group / name))
 
     def _write_limits(self, group: Path, limits: Mapping[str, Any], *, per_task: bool) -> None:
         values = []
-        if self._is_on(cpu.CONTROLLER):
+        if cpu.CONTROLLER in self._controllers:
             values += cpu.values(limits)
-        if self._is_on(memory.CONTROLLER):
+        if memory.CONTROLLER in self._controllers:
             values += [pair for pair in memory.values(limits) if per_task or pair[0] != memory.OOM_GROUP_FILE]
-        if self._is_on(pids.CONTROLLER):
+        if pids.CONTROLLER in self._controllers:
             values += pids.values(limits)
-        if self._is_on(io.CONTROLLER):
+        if io.CONTROLLER in self._controllers:
             values += io.values(limits, self._io_device)
         for name, value in values:
             if name == memory.SWAP_FILE and not (group / name).exists():
                 continue  # a kernel that does not account swap has none to limit
             files.write(group / name, value)
-
-    def _is_on(self, controller: str) -> bool:
-        return controller in (files.read(self.jobs / "cgroup.subtree_control") or "").split()
 
     def _enable(self, no_device: str) -> dict[str, str]:
         """Turns on each controller down to the jobs; those that are missing, with the reason."""
