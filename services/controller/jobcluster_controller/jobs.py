@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import builtins
+import uuid
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from datetime import datetime
 
-from .domain.job import Job, JobSpec
+from jobcluster_common.errors import Conflict, Fault, Invalid, NotFound, QueueFull
+
+from . import scheduler
+from .dispatch import Dispatcher
+from .domain.changes import stop_asked
+from .domain.job import Job, JobSpec, Limits, Task
 from .domain.query import JobFilter, OutputChunk, OutputCut, OutputEnd, OutputItem, OutputQuery, OutputStart
+from .domain.states import State, WorkerState
+from .domain.worker import Worker
+from .ledger import Ledger
+from .outputs import Outputs
+from .placement import Placement
+from .registry import Registry, utc_now
+from .reports import Reports
+from .store.protocol import IdempotencyKey, Repeat, Store
 
 __all__ = [
     "Caller",
@@ -39,12 +55,47 @@ class Idempotency:
     body_hash: str
 
 
+# Asked again when so many jobs wait: about how long it takes until some of them have gone.
+_QUEUE_RETRY_SECONDS = 5.0
+
+
 class JobService:
     """All that can be done with jobs. What it shows is committed; what it acknowledges is committed."""
 
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        *,
+        queue_max: int = 10_000,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._registry = registry
+        self._dispatcher = dispatcher
+        self._queue_max = queue_max
+        self._now = now
+        self._placement = Placement(ledger, registry)
+        self._reports = Reports(ledger, registry, dispatcher, self._placement, now)
+        self._outputs = Outputs(ledger, registry, dispatcher, self._reports)
+        self._in_flight: set[tuple[str, str, str]] = set()
+        dispatcher.attach(self._reports)
+        ledger.on_committed += [self._placement.committed, self._reports.committed]
+        ledger.on_reverted.append(self._placement.reverted)
+        registry.listeners += [dispatcher.worker_changed, self.worker_changed]
+
     async def load(self) -> None:
         """Takes active jobs from the store. To be awaited (after Registry.load) before any door opens."""
-        raise NotImplementedError
+        for job in await self._ledger.load():
+            if job.state is State.QUEUED:
+                self._placement.queue(job)
+        await self.settle()
+        for worker in self._registry.all():
+            if worker.alive:
+                await self._dispatcher.worker_changed(worker)
 
     async def start(
         self, spec: JobSpec, caller: Caller, idempotency: Idempotency | None = None
@@ -57,22 +108,47 @@ class JobService:
         :raises QueueFull: as many jobs wait as are allowed to.
         :raises Unavailable: the store could not commit.
         """
-        raise NotImplementedError
+        if idempotency is None:
+            return await self._accept(spec, None)
+        key = IdempotencyKey(
+            caller.name, idempotency.route, idempotency.key, idempotency.body_hash, self._now()
+        )
+        if key.identity in self._in_flight:
+            raise Conflict("a request with this Idempotency-Key is in flight; ask again")
+        self._in_flight.add(key.identity)
+        try:
+            # Looked up before all else: a repeat is answered even when its worker is gone or the queue is full.
+            repeat = await self._store.repeat(key)
+            if repeat is not None:
+                return await self._repeated(repeat, key), False
+            return await self._accept(spec, key)
+        finally:
+            self._in_flight.discard(key.identity)
 
     async def get(self, job_id: str) -> Job:
         """:raises NotFound: no such job."""
-        raise NotImplementedError
+        job = await self._ledger.find(job_id)
+        if job is None:
+            raise NotFound(f"no such job: {job_id[:80]}")
+        return self._presented(job)
 
     async def get_on_worker(self, worker_id: str, job_id: str) -> Job:
         """:raises NotFound: no such job, or that worker holds no task of it."""
-        raise NotImplementedError
+        job = await self.get(job_id)
+        if all(task.worker_id != worker_id for task in job.tasks):
+            raise NotFound(f"worker {worker_id[:80]} holds no task of job {job_id}")
+        return job
 
     async def wait(self, job_id: str, seconds: float) -> Job:
         """The job at its end, or as it is after that many seconds.
 
         :raises NotFound: no such job.
         """
-        raise NotImplementedError
+        job = await self.get(job_id)
+        if not job.done:
+            await self._ledger.wait(job_id, seconds, lambda: self._ledger.head(job_id) is None)
+            job = await self.get(job_id)
+        return job
 
     async def stop(self, job_id: str, signal: str = "TERM", grace_seconds: float = 10.0) -> Job:
         """Asks for a stop, durable when this returns; again, or on an ended job, it changes nothing.
@@ -80,16 +156,27 @@ class JobService:
         :raises NotFound: no such job.
         :raises Unavailable: the store could not commit.
         """
-        raise NotImplementedError
+        await self.get(job_id)
+        job = self._ledger.head(job_id)
+        if job is not None:
+            stopped = stop_asked(job, signal, grace_seconds, self._now())
+            if stopped is not job:
+                await self._ledger.change([stopped])
+            elif (under_way := self._ledger.committing([job_id])) is not None:
+                await under_way  # the first stop, or the end: not acknowledged before it is durable
+        return await self.get(job_id)
 
-    async def list(self, which: JobFilter) -> tuple[list[Job], str | None]:
+    async def list(self, which: JobFilter) -> tuple[builtins.list[Job], str | None]:
         """A page of jobs, newest first, and the cursor of the next one (None: this was the last).
 
         :raises BadRequest: the cursor is none of ours.
         """
-        raise NotImplementedError
+        jobs, following = await self._store.list_jobs(which)
+        # Many wait for the same reason, and to find it out takes a look at every worker.
+        reasons: dict[tuple[str | None, Limits], str] = {}
+        return [self._presented(job, reasons) for job in jobs], following
 
-    def open_output(self, job_id: str, rank: int, query: OutputQuery) -> AsyncIterator[OutputItem]:
+    def open_output(self, job_id: str, rank: int, query: OutputQuery) -> AsyncGenerator[OutputItem]:
         """A task's output: one OutputStart, chunks, one OutputEnd. With follow it waits for a queued job.
 
         The caller closes it (``contextlib.aclosing``). Raised at the first item, never later:
@@ -100,4 +187,67 @@ class JobService:
         :raises Unavailable: its worker is unreachable.
         :raises OutputCut: at any later item: it broke off, which is not an end.
         """
-        raise NotImplementedError
+        return self._outputs.open(job_id, rank, query)
+
+    async def settle(self) -> None:
+        """What a failed commit or a crash left undone: tasks of lost and gone workers end, who waits is placed."""
+        for worker in self._registry.all():
+            if not worker.alive and self._ledger.running(worker.worker_id):
+                self._reports.lose_all(worker.worker_id)
+        for worker_id in self._ledger.holders():
+            if self._registry.find(worker_id) is None:
+                self._reports.lose_all(worker_id)
+        self._placement.drain()
+
+    async def worker_changed(self, worker: Worker) -> None:
+        """A listener of the registry: what the worker held is lost with it; one with room takes who waits."""
+        if not worker.alive:
+            lost = self._reports.lose_all(worker.worker_id)
+            if lost is not None:
+                await lost
+        elif worker.state is WorkerState.READY:
+            self._placement.drain([worker.worker_id])
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state that is not an end."""
+        return {state: self._ledger.count(state) for state in State if not state.done}
+
+    async def _accept(self, spec: JobSpec, key: IdempotencyKey | None) -> tuple[Job, bool]:
+        self._check_worker(spec)
+        job = self._placement.place_new(
+            Job(job_id=str(uuid.uuid4()), spec=spec, created_at=self._now(), tasks=(Task(),))
+        )
+        if job.state is State.QUEUED and self._placement.waiting >= self._queue_max:
+            raise QueueFull(f"{self._queue_max} jobs wait already", retry_after=_QUEUE_RETRY_SECONDS)
+        if job.state is State.QUEUED:
+            self._placement.queue(job)
+        repeat = await self._ledger.insert(job, key)
+        if repeat is not None and key is not None:
+            return await self._repeated(repeat, key), False
+        return self._presented(job), True
+
+    async def _repeated(self, repeat: Repeat, key: IdempotencyKey) -> Job:
+        if repeat.body_hash != key.body_hash:
+            raise Invalid([Fault("", "this Idempotency-Key was used with another body")])
+        return await self.get(repeat.job_id)
+
+    def _check_worker(self, spec: JobSpec) -> None:
+        if spec.worker_id is not None:
+            worker = self._registry.get(spec.worker_id)
+            if worker.state in (WorkerState.DRAINING, WorkerState.LOST, WorkerState.GONE):
+                raise Conflict(f"worker {worker.worker_id} is {worker.state} and takes no jobs")
+        known = [candidate.worker for candidate in self._placement.candidates(spec.worker_id)]
+        if why := scheduler.never_fits(spec, known):
+            raise Invalid([Fault("/limits", why)])
+
+    def _presented(self, job: Job, reasons: dict[tuple[str | None, Limits], str] | None = None) -> Job:
+        """With the reason it waits for now, which is true at this moment only and so is kept nowhere."""
+        if job.state is not State.QUEUED:
+            return job
+        asked = (job.spec.worker_id, job.spec.limits)
+        reason = reasons.get(asked) if reasons is not None else None
+        if reason is None:
+            reason = self._placement.reason(job.spec)
+            if reasons is not None:
+                reasons[asked] = reason
+        return job.evolve(queue_reason=reason)

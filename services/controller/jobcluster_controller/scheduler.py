@@ -30,6 +30,7 @@ class Candidate:
     worker: Worker
     running: int
     placed_last: int = 0
+    refusing: bool = False
 
     @property
     def full(self) -> bool:
@@ -48,6 +49,7 @@ def fits(spec: JobSpec, candidate: Candidate) -> bool:
     return (
         candidate.worker.state is WorkerState.READY
         and not candidate.full
+        and not candidate.refusing
         and spec.worker_id in (None, candidate.worker.worker_id)
         and not _too_small(spec, candidate.worker)
     )
@@ -80,10 +82,8 @@ def queue_reason(spec: JobSpec, candidates: Sequence[Candidate]) -> str:
     head = f"{fitting} of {len(asked)} worker{'s' if len(asked) > 1 else ''} fit"
     if fitting:
         return f"{head}: others are before it"
-    parts = []
-    for state in _NAMED:
-        if count := sum(c.worker.state is state for c in asked):
-            parts.append(f"{count} {state}")
+    counts = {state: sum(c.worker.state is state for c in asked) for state in _NAMED}
+    parts = [f"{count} {state}" for state, count in counts.items() if count]
     ready = [c for c in asked if c.worker.state is WorkerState.READY]
     small = [c for c in ready if _too_small(spec, c.worker)]
     if small:
@@ -91,6 +91,8 @@ def queue_reason(spec: JobSpec, candidates: Sequence[Candidate]) -> str:
     if full := [c for c in ready if c not in small and c.full]:
         running, tasks = sum(c.running for c in full), sum(c.worker.capacity.tasks for c in full)
         parts.append(f"{len(full)} full ({running} of {tasks} tasks)")
+    if refusing := sum(c.refusing for c in ready if c not in small and not c.full):
+        parts.append(f"{refusing} just refused a start")
     return f"{head}: {', '.join(parts)}"
 
 

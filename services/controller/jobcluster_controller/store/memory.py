@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeVar
 
+from jobcluster_common.errors import Internal
+
 from ..domain.job import Job
 from ..domain.query import JobFilter
 from ..domain.worker import Worker
@@ -39,9 +41,12 @@ class MemoryStore:
     def save(
         self, jobs: Sequence[Job] = (), workers: Sequence[Worker] = (), lazy: bool = False
     ) -> asyncio.Future[None]:
-        for job in jobs:
-            if job.job_id in self._jobs:
-                self._jobs[job.job_id] = job
+        unknown = [job.job_id for job in jobs if job.job_id not in self._jobs]
+        if unknown:
+            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            failed.set_exception(Internal(f"{len(unknown)} of {len(jobs)} jobs to save are not in the store"))
+            return failed
+        self._jobs.update({job.job_id: job for job in jobs})
         for worker in workers:
             self._workers[worker.worker_id] = worker
         return _done(None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from jobcluster_common.errors import Unavailable
+from jobcluster_common.errors import Internal, Unavailable
 
 from ..domain.job import Job
 from ..domain.worker import Worker
@@ -149,7 +149,10 @@ class Writer:
     def _update(self, jobs: dict[str, Job], workers: dict[str, Worker]) -> None:
         if jobs:
             rows = [job_parameters(job) for job in jobs.values()]
-            self._connection.executemany(self._sql["update_job"], rows)
+            changed = self._connection.executemany(self._sql["update_job"], rows).rowcount
+            if changed != len(rows):
+                # Its insert failed, or was a repeat: what was decided on it meanwhile must not seem written.
+                raise Internal(f"{len(rows) - changed} of {len(rows)} jobs to save are not in the store")
         if workers:
             documents = [{"worker_id": w.worker_id, "document": codec.worker(w)} for w in workers.values()]
             self._connection.executemany(self._sql["save_worker"], documents)
@@ -176,7 +179,7 @@ def key_parameters(key: IdempotencyKey) -> dict[str, Any]:
 
 
 def _as_unavailable(error: Exception) -> Exception:
-    log.error("store_commit_failed", error=str(error), exc_info=error)
+    log.error("store_commit_failed", reason=str(error), exc_info=error)
     if isinstance(error, sqlite3.Error):
         return Unavailable(f"the store could not commit: {error}", retry_after=5.0)
     return error
