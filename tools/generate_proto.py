@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import shutil
 import sys
 import tempfile
@@ -20,7 +21,10 @@ def generate(target: Path) -> None:
     """Runs protoc from the proto root, so that the code says ``from jobcluster.v1 import …`` with no rewriting."""
     protos = sorted(str(p.relative_to(ROOT)) for p in (ROOT / PACKAGE).glob("*.proto"))
     (target / PACKAGE).mkdir(parents=True, exist_ok=True)
-    flags = [f"--{kind}_out={target}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    outputs = ("python_out=", "grpc_python_out=", "mypy_out=quiet:", "mypy_grpc_out=quiet:")
+    flags = [f"--{output}{target}" for output in outputs]
+    # protoc looks for its plugins in PATH; they lie beside the interpreter, whose environment need not be active.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     status = protoc.main(["protoc", f"-I{ROOT}", *flags, *protos])
     if status:
         raise SystemExit(f"proto: protoc ended with {status}")

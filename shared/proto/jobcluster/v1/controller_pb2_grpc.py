@@ -49,6 +49,11 @@ class ControllerStub:
                 request_serializer=jobcluster_dot_v1_dot_controller__pb2.HeartbeatRequest.SerializeToString,
                 response_deserializer=jobcluster_dot_v1_dot_controller__pb2.HeartbeatResponse.FromString,
                 _registered_method=True)
+        self.RenewCertificate = channel.unary_unary(
+                '/jobcluster.v1.Controller/RenewCertificate',
+                request_serializer=jobcluster_dot_v1_dot_controller__pb2.RenewCertificateRequest.SerializeToString,
+                response_deserializer=jobcluster_dot_v1_dot_controller__pb2.RenewCertificateResponse.FromString,
+                _registered_method=True)
 
 
 class ControllerServicer:
@@ -75,6 +80,13 @@ class ControllerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewCertificate(self, request, context):
+        """Signs a new certificate for the identity of the caller's present one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControllerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_ControllerServicer_to_server(servicer, server):
                     servicer.Heartbeat,
                     request_deserializer=jobcluster_dot_v1_dot_controller__pb2.HeartbeatRequest.FromString,
                     response_serializer=jobcluster_dot_v1_dot_controller__pb2.HeartbeatResponse.SerializeToString,
+            ),
+            'RenewCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewCertificate,
+                    request_deserializer=jobcluster_dot_v1_dot_controller__pb2.RenewCertificateRequest.FromString,
+                    response_serializer=jobcluster_dot_v1_dot_controller__pb2.RenewCertificateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class Controller:
             '/jobcluster.v1.Controller/Heartbeat',
             jobcluster_dot_v1_dot_controller__pb2.HeartbeatRequest.SerializeToString,
             jobcluster_dot_v1_dot_controller__pb2.HeartbeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobcluster.v1.Controller/RenewCertificate',
+            jobcluster_dot_v1_dot_controller__pb2.RenewCertificateRequest.SerializeToString,
+            jobcluster_dot_v1_dot_controller__pb2.RenewCertificateResponse.FromString,
             options,
             channel_credentials,
             insecure,

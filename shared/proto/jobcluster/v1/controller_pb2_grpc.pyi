@@ -37,6 +37,8 @@ class ControllerStub:
     """Takes the worker off the list, after its jobs have ended and their ends were acknowledged."""
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_controller_pb2.HeartbeatRequest, _controller_pb2.HeartbeatResponse]
     """Renews the worker's lease."""
+    RenewCertificate: _grpc.UnaryUnaryMultiCallable[_controller_pb2.RenewCertificateRequest, _controller_pb2.RenewCertificateResponse]
+    """Signs a new certificate for the identity of the caller's present one."""
 
 @_typing.type_check_only
 class ControllerAsyncStub(ControllerStub):
@@ -47,6 +49,8 @@ class ControllerAsyncStub(ControllerStub):
     """Takes the worker off the list, after its jobs have ended and their ends were acknowledged."""
     Heartbeat: _aio.UnaryUnaryMultiCallable[_controller_pb2.HeartbeatRequest, _controller_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Renews the worker's lease."""
+    RenewCertificate: _aio.UnaryUnaryMultiCallable[_controller_pb2.RenewCertificateRequest, _controller_pb2.RenewCertificateResponse]  # type: ignore[assignment]
+    """Signs a new certificate for the identity of the caller's present one."""
 
 class ControllerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -72,5 +76,13 @@ class ControllerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_controller_pb2.HeartbeatResponse, _abc.Awaitable[_controller_pb2.HeartbeatResponse]]:
         """Renews the worker's lease."""
+
+    @_abc_1.abstractmethod
+    def RenewCertificate(
+        self,
+        request: _controller_pb2.RenewCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controller_pb2.RenewCertificateResponse, _abc.Awaitable[_controller_pb2.RenewCertificateResponse]]:
+        """Signs a new certificate for the identity of the caller's present one."""
 
 def add_ControllerServicer_to_server(servicer: ControllerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
