@@ -36,6 +36,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def answers(cluster: Cluster) -> bool:
+    assert cluster.controller.running(), cluster.logs()
     try:
         with cluster.client(role=None) as client:
             return client.get("/readyz").status_code == 200
