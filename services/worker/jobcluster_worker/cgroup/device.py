@@ -33,7 +33,7 @@ def disk_of(number: int) -> str:
     if not entry.exists():
         raise NoDevice(f"block device {name} is not in /sys/dev/block")
     if (entry / "partition").exists():
-        return (entry.resolve().parent / "dev").read_text(encoding="ascii").strip()
+        return (entry.resolve().parent / "dev").read_text(encoding="utf-8").strip()
     return name
 
 

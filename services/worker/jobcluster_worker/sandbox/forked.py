@@ -5,19 +5,17 @@ import errno
 import json
 import os
 import warnings
-from typing import TYPE_CHECKING
 
 from jobcluster_worker.sandbox import confine
 from jobcluster_worker.sandbox.posix_spawn import above_standard, default_signals
-
-if TYPE_CHECKING:
-    from jobcluster_worker.sandbox.spawn import Start
+from jobcluster_worker.sandbox.start import Start, enter_directory, explained
 
 _FAILED = 127
 
 
-def spawn(start: "Start") -> int:
+def spawn(start: Start) -> int:
     """As spawn.spawn; the supervisor itself never enters a leaf, it would be charged and killed with it."""
+    start.own_standard_pipes()
     reader, writer = os.pipe()
     try:
         with warnings.catch_warnings():
@@ -38,7 +36,7 @@ def spawn(start: "Start") -> int:
     return child
 
 
-def _live(start: "Start", failures: int) -> None:
+def _live(start: Start, failures: int) -> None:
     """The child's life; it never returns. What fails is written to the pipe, which a successful exec closes."""
     try:
         _become(start, failures)
@@ -55,9 +53,7 @@ def _live(start: "Start", failures: int) -> None:
         os._exit(_FAILED)
 
 
-def _become(start: "Start", failures: int) -> None:
-    from jobcluster_worker.sandbox.spawn import enter_directory, explained
-
+def _become(start: Start, failures: int) -> None:
     if start.leaf_fd is not None:
         procs = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=start.leaf_fd)
         os.write(procs, b"0")

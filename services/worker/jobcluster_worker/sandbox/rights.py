@@ -14,7 +14,7 @@ _LAST_CAPABILITY_FILE: Final = "/proc/sys/kernel/cap_last_cap"
 
 
 def last_capability() -> int:
-    with open(_LAST_CAPABILITY_FILE, encoding="ascii") as file:
+    with open(_LAST_CAPABILITY_FILE, encoding="utf-8") as file:
         return int(file.read())
 
 
