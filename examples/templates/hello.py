@@ -6,5 +6,7 @@ import sys
 from pathlib import Path
 
 print(f"Hello {' '.join(sys.argv[1:]) or 'world'}, from Python {sys.version.split()[0]}.")
-print(f"job {os.environ.get('JOBCLUSTER_JOB_ID', 'none')}, worker {os.environ.get('JOBCLUSTER_WORKER_ID', 'none')}")
+print(
+    f"job {os.environ.get('JOBCLUSTER_JOB_ID', 'none')}, worker {os.environ.get('JOBCLUSTER_WORKER_ID', 'none')}"
+)
 print("templates beside this one:", " ".join(sorted(p.name for p in Path(__file__).parent.glob("hello.*"))))
