@@ -5,7 +5,6 @@ None of them can be left by a process: not by setsid, a double fork or nohup. Th
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from typing import Protocol
@@ -29,7 +28,7 @@ class Containment(Protocol):
 class LeafOfTree(Protocol):
     """What is used of a cgroup leaf."""
 
-    def signal(self, number: int) -> None: ...
+    def signal(self, number: int) -> int: ...
 
     def kill(self) -> None: ...
 
@@ -72,6 +71,10 @@ class ByUid:
 class ByDescent:
     """Membership by descent: everything below this process, which has this one task only and is a subreaper."""
 
+    def __init__(self, living: Callable[[], bool]) -> None:
+        """``living`` tells whether there is a child of ours other than a leader."""
+        self._living = living
+
     def signal(self, number: int) -> None:
         for pid in processes.descendants():
             processes.send(pid, number)
@@ -80,7 +83,7 @@ class ByDescent:
         kill_below()
 
     def empty(self) -> bool:
-        return not processes.children()
+        return not self._living()
 
 
 def kill_below(pid: int | str = "self", spare: frozenset[int] = frozenset()) -> None:
@@ -90,7 +93,8 @@ def kill_below(pid: int | str = "self", spare: frozenset[int] = frozenset()) -> 
     """
     seen: set[int] = set()
     for _ in range(1000):
-        found = {other for top in processes.children(pid) if top not in spare for other in _tree(top)}
+        tops = [top for top in processes.children(pid) if top not in spare]
+        found = {*tops, *(other for top in tops for other in processes.descendants(top))}
         new = found - seen
         if not new:
             break
@@ -99,7 +103,3 @@ def kill_below(pid: int | str = "self", spare: frozenset[int] = frozenset()) -> 
         seen |= new
     for other in seen:
         processes.send(other, signal.SIGKILL)
-
-
-def _tree(top: int) -> list[int]:
-    return [] if top == os.getpid() else [top, *processes.descendants(top)]

@@ -6,7 +6,7 @@ import base64
 import binascii
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from jobcluster_worker.sandbox import libc
 
@@ -72,10 +72,8 @@ def write(directory: str, contents: Mapping[str, bytes]) -> None:
 
 
 def _enter(stack: ExitStack, folder: str, at: int) -> int:
-    try:
+    with suppress(FileExistsError):
         os.mkdir(folder, 0o755, dir_fd=at)
-    except FileExistsError:
-        pass
     return _open(stack, folder, _DIRECTORY, at)
 
 

@@ -68,11 +68,14 @@ def _children_of_thread(directory: str) -> list[int]:
 
 
 def descendants(pid: int | str = "self") -> list[int]:
-    """Every process below, parents before their children."""
-    found = children(pid)
-    for child in found:
-        found.extend(other for other in children(child) if other not in found)
-    return found
+    """Every process below, a parent before its children."""
+    found = dict.fromkeys(children(pid))
+    waiting = list(found)
+    while waiting:
+        new = [other for other in children(waiting.pop()) if other not in found]
+        found.update(dict.fromkeys(new))
+        waiting += new
+    return list(found)
 
 
 def uid_of(pid: int) -> int | None:

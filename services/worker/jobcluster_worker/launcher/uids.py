@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FIRST_UID = 100_000
+# Rootless containers often map 65536 uids and no more.
+FIRST_UID_OF_SMALL_MAP = 20_000
 BLOCK_UIDS = 4096
 SLICE_UIDS = 64
 _BLOCKS = 1024
@@ -47,19 +49,24 @@ class Block:
         self._taken: set[int] = set()
 
     @classmethod
-    def reserve(cls) -> Block:
-        """:raises NoUids: all blocks are taken, or the kernel refuses the socket."""
-        for number in range(_BLOCKS):
+    def reserve(cls, first: int = FIRST_UID) -> Block:
+        """The first free block from uid ``first`` on that this user namespace maps.
+
+        :raises NoUids: all blocks are taken, or the kernel refuses the socket.
+        """
+        for start in range(first, first + _BLOCKS * BLOCK_UIDS, BLOCK_UIDS):
+            if not mapped(start, BLOCK_UIDS):
+                break
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             try:
-                sock.bind(f"\0jobcluster-uids-{number}")
+                sock.bind(f"\0jobcluster-uids-{start}")
             except OSError as error:
                 sock.close()
                 if error.errno != errno.EADDRINUSE:
                     raise NoUids(f"reserving uids: {error}") from error
                 continue
-            return cls(FIRST_UID + number * BLOCK_UIDS, sock)
-        raise NoUids(f"all {_BLOCKS} blocks of uids are taken on this host")
+            return cls(start, sock)
+        raise NoUids("all blocks of uids are taken on this host")
 
     def take_slice(self) -> Slice:
         """:raises NoUids: all slices are taken."""

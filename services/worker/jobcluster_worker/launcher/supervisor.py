@@ -1,0 +1,340 @@
+"""Runs tasks: takes commands from the server (while there is one) and from the launcher, and tells of every change.
+
+It outlives the server, takes new tasks while it lives, and goes when it is retired and empty. When the launcher dies,
+it kills its tasks: nobody could be told of them any more. Stdlib only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from jobcluster_worker.launcher import claims, processes
+from jobcluster_worker.launcher.claims import Claim, Claimed
+from jobcluster_worker.launcher.commands import Refused, checked_spec, seconds
+from jobcluster_worker.launcher.containment import ByDescent, ByUid, Containment, InLeaf
+from jobcluster_worker.launcher.ends import EndLog, end_log_path
+from jobcluster_worker.launcher.link import Link
+from jobcluster_worker.launcher.loop import READ, URGENT, Loop
+from jobcluster_worker.launcher.notes import note
+from jobcluster_worker.launcher.orphans import Orphans
+from jobcluster_worker.launcher.shapes import Task, TaskKey, key_of, new_task, no_usage
+from jobcluster_worker.launcher.start import Site, Start
+from jobcluster_worker.launcher.starters import Starters
+from jobcluster_worker.launcher.task import Phase, RunningTask
+from jobcluster_worker.launcher.uids import NoUids, Slice, Uids
+from jobcluster_worker.launcher.wire import Channel, Message, ProtocolError, listen
+
+_LAST_WORDS_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Who a supervisor is: its name in its launcher's incarnation, its socket, how many tasks it takes, its uids."""
+
+    name: str
+    incarnation: str
+    socket_path: str
+    capacity: int
+    uids: Slice | None
+
+
+class Supervisor:
+    """Everything but prepare and spawn happens in its loop; ``run`` returns when it is retired and empty."""
+
+    def __init__(self, post: Post, site: Site, listener: socket.socket, control: socket.socket) -> None:
+        self.post = post
+        self.site = site
+        self.log_file = site.bootstrap.log_file
+        self.loop = Loop()
+        self.starters = Starters()
+        self._grace_seconds = site.bootstrap.grace_seconds
+        self._data = site.bootstrap.data_directory
+        self._tasks: dict[TaskKey, RunningTask] = {}
+        self._ends: dict[TaskKey, Task] = {}
+        self._leaders: dict[int, RunningTask] = {}
+        self._settling: set[RunningTask] = set()
+        self._gates: dict[TaskKey, object] = {}
+        self._retired = False
+        self._terms = 0
+        self._look_at_children = False
+        self._uids = Uids(post.uids) if post.uids is not None else None
+        self._orphans = Orphans(self._leaders.__contains__, self._is_starting)
+        self._end_log = EndLog(end_log_path(site.bootstrap.state_directory, post.incarnation, post.name))
+        self._link = Link(self.loop, listener, self._on_command)
+        self._control: Channel | None = Channel(control)
+        self._watch_all(control)
+
+    def run(self) -> None:
+        """Until it is retired and has no task; then the server gets a second to read what waits for it."""
+        while self._tasks or not self._retired:
+            self.loop.step()
+        last = self.loop.clock() + _LAST_WORDS_SECONDS
+        timer = self.loop.at(last, lambda: None)
+        while not self._link.idle and self.loop.clock() < last:
+            self.loop.step()
+        timer.cancel()
+        self._end_log.close(remove=not self._ends)
+
+    def _watch_all(self, control: socket.socket) -> None:
+        self.loop.watch(control.fileno(), READ, self._on_launcher)
+        self.loop.on_signal(signal.SIGTERM, self._on_term)
+        self.loop.on_signal(signal.SIGCHLD, self._on_child)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        self.loop.after_events = self._end_turn
+
+    # --- what a task needs of its host
+
+    def contain(self, task: RunningTask) -> Containment:
+        self._leaders[task.pid] = task
+        if task.start.leaf is not None:
+            return InLeaf(task.start.leaf)
+        if task.start.uid is not None and self._uids is not None:
+            return ByUid(task.start.uid, self._uids.signaller, self._orphans.any_of)
+        return ByDescent(self._orphans.any)
+
+    def watch_members(self, task: RunningTask) -> None:
+        self._leaders.pop(task.pid, None)
+        self._settling.add(task)
+        leaf = task.start.leaf
+        if leaf is not None:
+            fd = leaf.events_fd()
+            # Level-triggered until it is read again by this very descriptor; settle comes at the turn's end.
+            self.loop.watch(fd, URGENT, partial(_read_again, fd))
+
+    def unwatch_members(self, task: RunningTask) -> None:
+        if task in self._settling:
+            self._settling.discard(task)
+            if task.start.leaf is not None:
+                self.loop.unwatch(task.start.leaf.events_fd())
+
+    def prepared(self, task: RunningTask) -> None:
+        self._answer_gate(task, {"ok": True, "task": task.record})
+
+    def changed(self, task: RunningTask) -> None:
+        self._link.tell(task.key, task.record)
+
+    def ended(self, task: RunningTask) -> None:
+        del self._tasks[task.key]
+        if self._uids is not None and task.start.uid is not None:
+            self._uids.give_back(task.start.uid)
+        self._answer_gate(
+            task, {"ok": False, "code": task.record["reason"], "error": task.record["error_text"]}
+        )
+        self._record_end(task.key, task.record)
+
+    def _record_end(self, key: TaskKey, record: Task) -> None:
+        self._ends[key] = record
+        try:
+            self._end_log.append(record)
+        except OSError as error:
+            note("end_not_written", "error", job_id=key[0], task_rank=key[1], why=str(error))
+        self._link.tell(key, record)
+
+    def _answer_gate(self, task: RunningTask, answer: Message) -> None:
+        if task.key in self._gates:
+            self._link.reply({"event": "reply", "id": self._gates.pop(task.key), **answer})
+
+    # --- children
+
+    def _is_starting(self, uid: int | None) -> bool:
+        return any(
+            task.phase in (Phase.PREPARING, Phase.SPAWNING) and (uid is None or task.start.uid == uid)
+            for task in self._tasks.values()
+        )
+
+    def _on_child(self) -> None:
+        self._look_at_children = True
+        for task in [task for task in self._leaders.values() if not task.has_pidfd]:
+            task.look_at_leader()
+
+    def _end_turn(self) -> None:
+        if self._look_at_children or self._settling:
+            self._look_at_children = False
+            owners = {task.start.uid: task for task in self._tasks.values()}
+            for uid, cpu_seconds in self._orphans.look():
+                owner = owners.get(uid if self._uids is not None else None)
+                if owner is not None:
+                    owner.add_cpu(cpu_seconds)
+            for task in list(self._settling):
+                task.settle()
+        self._link.flush()
+
+    # --- the server's commands
+
+    def _on_command(self, message: Message) -> None:
+        handlers = {
+            "hello": self._hello,
+            "start": self._start,
+            "commit": self._commit,
+            "cancel": self._cancel,
+            "stop": self._stop,
+            "stop_all": self._stop_all,
+            "usage": self._usage,
+            "ack": self._ack,
+            "retire": self._retire,
+        }
+        try:
+            handler = handlers.get(str(message.get("op")))
+            if handler is None:
+                raise Refused("invalid", f"no operation {message.get('op')!r}")
+            answer = handler(message)
+        except Refused as refusal:
+            answer = {"ok": False, "code": refusal.code, "error": str(refusal)}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            answer = {"ok": False, "code": "invalid", "error": f"{type(error).__name__}: {error}"}
+        if answer is not None and "id" in message:
+            self._link.reply({"event": "reply", "id": message["id"], **answer})
+
+    def _hello(self, _message: Message) -> None:
+        self._link.greet(
+            {
+                "event": "hello",
+                "name": self.post.name,
+                "capacity": self.post.capacity,
+                "tasks": [task.record for task in self._tasks.values()],
+                "ends": list(self._ends.values()),
+            }
+        )
+
+    def _start(self, message: Message) -> Message | None:
+        spec = checked_spec(message.get("spec"))
+        key = key_of(spec)
+        known = self._tasks[key].record if key in self._tasks else self._ends.get(key)
+        if known is not None:
+            return {"ok": False, "code": "claimed", "error": "this supervisor has had it", "task": known}
+        if self._retired:
+            raise Refused("retired", "this supervisor takes no tasks any more")
+        if len(self._tasks) >= self.post.capacity:
+            raise Refused("full", f"this supervisor has {self.post.capacity} tasks")
+        uid = self._take_uid()
+        try:
+            directory = self._claim(key, uid)
+        except Refused:
+            if self._uids is not None and uid is not None:
+                self._uids.give_back(uid)
+            raise
+        gated = bool(message.get("prepare_only"))
+        start = Start(self.site, spec, key, directory, uid)
+        task = self._tasks[key] = RunningTask(self, start, gated, self._grace_seconds)
+        self.changed(task)
+        task.begin()
+        if gated:
+            self._gates[key] = message.get("id")
+            return None
+        return {"ok": True}
+
+    def _take_uid(self) -> int | None:
+        try:
+            return self._uids.take() if self._uids is not None else None
+        except NoUids as error:
+            raise Refused("full", str(error)) from None
+
+    def _claim(self, key: TaskKey, uid: int | None) -> Path:
+        claim = Claim(key, self.post.incarnation, self.post.name, -1 if uid is None else uid)
+        try:
+            return claims.take(self._data, claim)
+        except Claimed:
+            raise Refused("claimed", "it was started, stopped or cancelled on this worker before") from None
+        except OSError as error:
+            raise Refused("unavailable", f"claiming: {error}") from error
+
+    def _commit(self, message: Message) -> Message:
+        task = self._tasks.get(key_of(message["task"]))
+        if task is None or not task.commit():
+            raise Refused("unknown", "no task stands at the gate under that id")
+        return {"ok": True}
+
+    def _cancel(self, message: Message) -> Message:
+        return self._stop({**message, "grace_seconds": 0.0})
+
+    def _stop(self, message: Message) -> Message:
+        key, reason = key_of(message["task"]), str(message.get("reason") or "stopped")
+        number = processes.signal_number(message.get("signal") or "TERM")
+        grace = seconds(message.get("grace_seconds"), self._grace_seconds)
+        task = self._tasks.get(key)
+        if task is not None:
+            task.stop(number, grace, reason)
+            return {"ok": True, "known": True}
+        if key in self._ends:
+            return {"ok": True, "known": True}
+        try:
+            self._claim(key, None)
+        except Refused as refusal:
+            if refusal.code != "claimed":
+                raise
+            return {"ok": True, "known": False}
+        # It never started here, and now it never will: a tombstone, and an end that can be told.
+        record = new_task(key, "stopped")
+        record["reason"], record["finished_at_us"] = reason, time.time_ns() // 1000
+        self._record_end(key, record)
+        return {"ok": True, "known": True}
+
+    def _stop_all(self, message: Message) -> Message:
+        number = processes.signal_number(message.get("signal") or "TERM")
+        grace = seconds(message.get("grace_seconds"), self._grace_seconds)
+        for task in list(self._tasks.values()):
+            task.stop(number, grace, str(message.get("reason") or "worker_shutdown"))
+        return {"ok": True}
+
+    def _usage(self, message: Message) -> Message:
+        task = self._tasks.get(key_of(message["task"]))
+        if task is None:
+            raise Refused("unknown", "no live task under that id")
+        return {"ok": True, "usage": task.start.leaf.usage() if task.start.leaf is not None else no_usage()}
+
+    def _ack(self, message: Message) -> Message:
+        for value in message["tasks"]:
+            key = key_of(value)
+            if self._ends.pop(key, None) is not None:
+                claims.release(self._data, key)
+        self._end_log.forget(self._ends.values())
+        return {"ok": True}
+
+    def _retire(self, _message: Message) -> Message:
+        self._retired = True
+        return {"ok": True}
+
+    # --- the launcher
+
+    def _on_launcher(self, _events: int) -> None:
+        if self._control is None:
+            return
+        try:
+            messages = self._control.receive()
+        except (OSError, ProtocolError):
+            messages = None
+        if messages is None:
+            self._launcher_died()
+            return
+        for message in messages:
+            if message.get("op") == "listen":
+                self._link.listen(listen(self.post.socket_path))
+            else:
+                self._on_command(message)
+
+    def _launcher_died(self) -> None:
+        if self._control is not None:
+            self.loop.unwatch(self._control.fileno())
+            self._control.close()
+            self._control = None
+        self._retired = True
+        for task in list(self._tasks.values()):
+            task.abandon()
+
+    def _on_term(self) -> None:
+        self._terms += 1
+        self._retired = True
+        grace = self._grace_seconds if self._terms == 1 else 0.0
+        for task in list(self._tasks.values()):
+            task.stop(signal.SIGTERM, grace, "worker_shutdown")
+
+
+def _read_again(fd: int, _events: int) -> None:
+    os.pread(fd, 256, 0)
