@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def prepare(settings: WorkerSettings, config: Path | None) -> None:
             raise SettingsError(
                 f"{where}: {key}: {path} cannot be used: {error.strerror}; name a directory this user can write"
             ) from None
+    _check_address(settings.grpc_server.addr, where)
     server = settings.grpc_server
     enrols = server.use_tls and server.crt_file is None
     enrolled = (settings.worker.state_directory / "worker.crt").is_file()
@@ -56,6 +58,21 @@ def prepare(settings: WorkerSettings, config: Path | None) -> None:
             f"{where}: auth.join: missing; name the file with the join token, "
             "or give grpc_server.crt_file and key_file"
         )
+
+
+def _check_address(addr: str, where: Path | str) -> None:
+    """A taken port is said here: whatever binds it later has no terminal to say it on."""
+    host, _, port = addr.rpartition(":")
+    host = host.strip("[]")
+    try:
+        # As grpc binds: an address in TIME_WAIT may be taken again, one where somebody listens may not.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, int(port)), family=family).close()
+    except OSError as error:
+        raise SettingsError(
+            f"{where}: grpc_server.addr: {addr} cannot be bound: {error.strerror or error}; "
+            "end who has it, or name another"
+        ) from None
 
 
 def bootstrap(settings: WorkerSettings, config: Path | None) -> dict[str, object]:

@@ -63,6 +63,7 @@ class Registration:
         """As the controller last told it; 0 = not told yet."""
         self.registered = asyncio.Event()
         self.draining = False
+        self._leaving = False
         self.acknowledged_at: float | None = None
         """When the controller last answered, on the event loop's clock in seconds."""
 
@@ -72,13 +73,15 @@ class Registration:
         self._wake.set()
 
     async def run(self) -> None:
-        """Registers and sends heartbeats until it is cancelled."""
-        while True:
+        """Registers and sends heartbeats until it is cancelled or this worker has left."""
+        while not self._leaving:
             await self._register()
             await self._send_heartbeats()
 
     async def deregister(self, timeout_seconds: float) -> bool:
         """Takes this worker off the controller's list; False when that could not be said in time."""
+        # No heartbeat from now on: the controller would not know us, and we would register again.
+        self._leaving = True
         request = pb.DeregisterWorkerRequest(
             worker_id=self._worker_id, incarnation=self._profile().incarnation
         )
@@ -115,11 +118,13 @@ class Registration:
     async def _send_heartbeats(self) -> None:
         """Returns when the controller does not know us."""
         waits: Iterator[float] | None = None
-        while True:
+        while not self._leaving:
             pause = self._heartbeat_seconds if waits is None else min(self._heartbeat_seconds, next(waits))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
             self._wake.clear()
+            if self._leaving:
+                return
             try:
                 known = await self._heartbeat()
             except grpc.aio.AioRpcError as error:

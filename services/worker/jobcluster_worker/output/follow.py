@@ -44,12 +44,13 @@ class IndexWatch:
         os.close(self._fd)
 
     @contextmanager
-    def changes(self, index_fd: int) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the open index has grown; clear it, then look, then wait for it.
+    def changes(self, index_fd: int, changed: asyncio.Event | None = None) -> Iterator[asyncio.Event]:
+        """An event (the given one, or a new one) that is set whenever the open index has grown; clear it, then look,
+        then wait for it.
 
         :raises OSError: if the host gives no more watches (fs.inotify.max_user_watches)
         """
-        changed = asyncio.Event()
+        changed = changed or asyncio.Event()
         # By descriptor: the path may name another file, or none, by now. The same file has the same watch.
         watch = libc.inotify_add_watch(self._fd, f"/proc/self/fd/{index_fd}", libc.IN_MODIFY)
         followers = self._followers.setdefault(watch, set())

@@ -136,7 +136,7 @@ async def test_a_snapshot_ends_at_the_size_it_began_with(tmp_path: Path) -> None
     log.close()
 
 
-async def test_an_abandoned_output_ends_where_it_is_when_its_follower_is_told(
+async def test_an_abandoned_output_ends_where_it_is_when_followers_are_told(
     tmp_path: Path, watch: IndexWatch
 ) -> None:
     log, abandoned = OutputLog(tmp_path, max_bytes=1 << 30), False
