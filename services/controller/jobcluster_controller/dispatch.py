@@ -64,6 +64,11 @@ class Dispatcher:
         if (link := self._links.get(task.worker_id or "")) is not None:
             link.stop(job, task)
 
+    def connected(self, worker_id: str) -> bool:
+        """Whether the worker's stream of changes is up: it can be reached, heartbeat or not."""
+        link = self._links.get(worker_id)
+        return link is not None and link.synced
+
     def stream(self, worker_id: str, request: worker_pb2.StreamJobRequest) -> StreamCall:
         """An open call; grpc's flow control holds the worker back while nobody reads it.
 

@@ -107,6 +107,7 @@ class Ledger:
         decided = list(jobs)
         for job in decided:
             self._decide(self._heads.get(job.job_id), job)
+            self.wake(job.job_id)
         future = self._store.save(jobs=decided, lazy=lazy)
         return self._track(decided, future)
 

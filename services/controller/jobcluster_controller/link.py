@@ -71,7 +71,7 @@ class Link:
         self._channel: grpc.aio.Channel | None = None
         self._stamp: object = None
         self._kick = asyncio.Event()
-        self._synced = False
+        self.synced = False
         self._starts: Outbox[TaskKey, worker_pb2.StartJobRequest] = Outbox(
             self._send_starts, _take_starts, _RETRYABLE
         )
@@ -125,8 +125,8 @@ class Link:
             finally:
                 await self._starts.close()
                 await self._stops.close()
-            delay = least if self._synced else min(delay * 2, most)
-            self._synced = False
+            delay = least if self.synced else min(delay * 2, most)
+            self.synced = False
             try:
                 async with asyncio.timeout(delay * random.uniform(0.5, 1.0)):
                     await self._kick.wait()
@@ -174,9 +174,9 @@ class Link:
                     raise Broken("its registration is over")
                 reports = _reports(message)
                 durable = self._books.reported(self.source, reports)
-                if not self._synced:
+                if not self.synced:
                     told.update(report.key for report in reports)
-                if message.snapshot_complete and not self._synced:
+                if message.snapshot_complete and not self.synced:
                     snapshot.reschedule(None)
                     lost = self._sync(told)
                     if lost is not None:
@@ -186,7 +186,7 @@ class Link:
                     await acks.put((durable, message.stream_id, message.changes[-1].sequence))
 
     def _sync(self, told: set[TaskKey]) -> asyncio.Future[None] | None:
-        self._synced = True
+        self.synced = True
         self._starts.open()
         self._stops.open()
         log.info("worker_stream_open", worker_id=self.source.worker_id, tasks=len(told))

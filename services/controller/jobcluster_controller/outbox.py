@@ -16,7 +16,8 @@ class Outbox(Generic[K, V]):
     """Sends items in batches; what comes while a batch is under way goes with the next one.
 
     A batch that is not answered within ``patience_seconds`` does not hold the next one back, up to ``flights_max``
-    at once. Items of a batch whose ``send`` raises one of ``retryable`` are kept and sent again after ``retry_seconds``.
+    at once. Items of a batch whose ``send`` raises one of ``retryable`` are kept, and sent again after
+    ``retry_seconds``.
     """
 
     def __init__(

@@ -38,16 +38,16 @@ class Outputs:
         while True:
             task = await self._task(job_id, rank)
             if task.worker_id is None and (task.state.done or not query.follow):
-                for item in empty(query, task.state.done, task):
-                    yield item
+                for nothing in empty(query, task.state.done, task):
+                    yield nothing
                 return
             if not self._is_there(job_id, task):
                 if query.follow:
                     await self._next_change(job_id, rank, task)
                     continue
                 if task.worker_id is not None and not task.state.done:
-                    for item in empty(query, False, task):
-                        yield item
+                    for nothing in empty(query, False, task):
+                        yield nothing
                     return
             try:
                 async with contextlib.aclosing(self._from_worker(job_id, task, query)) as items:
@@ -93,7 +93,7 @@ class Outputs:
         worker = self._registry.find(worker_id)
         if worker is None or not worker.alive:
             raise Gone(_facts(task, f"worker {worker_id} is {worker.state if worker else 'forgotten'}"))
-        if worker.state is WorkerState.UNREACHABLE:
+        if worker.state is WorkerState.UNREACHABLE and not self._dispatcher.connected(worker_id):
             raise Unavailable(f"worker {worker_id} is unreachable", retry_after=5.0)
         async with contextlib.aclosing(relay(self._dispatcher, worker_id, job_id, task, query)) as items:
             async for item in items:
