@@ -31,7 +31,7 @@ def test_a_mount_point_with_a_space_is_found() -> None:
 
 
 def test_a_tmpfs_has_no_device_and_says_what_to_do() -> None:
-    with pytest.raises(device.NoDevice, match="tmpfs.*put the data directory on a disk"):
+    with pytest.raises(device.NoDevice, match=r"tmpfs.*put the data directory on a disk"):
         device.block_device(Path("/dev/shm"))
 
 
