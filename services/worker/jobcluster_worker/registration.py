@@ -118,7 +118,7 @@ class Registration:
     async def _send_heartbeats(self) -> None:
         """Returns when the controller does not know us."""
         waits: Iterator[float] | None = None
-        while not self._leaving:
+        while True:
             pause = self._heartbeat_seconds if waits is None else min(self._heartbeat_seconds, next(waits))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
