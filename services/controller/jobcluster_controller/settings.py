@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from jobcluster_common.settings import Address, AnyPath, Block, ExistingFile, GrpcServerBlock, LogBlock, Size
+from jobcluster_common.settings import Address, AnyPath, Block, ExistingFile, GrpcServerBlock, LogBlock
 from pydantic import Field, model_validator
 
 
@@ -73,45 +73,6 @@ class LeaseBlock(Block):
         return self
 
 
-class RetentionBlock(Block):
-    """[retention]: how long what has ended is kept."""
-
-    idempotency_hours: float = Field(24.0, gt=0)
-    gone_hours: float = Field(24.0, gt=0)
-    """How long workers that left can be seen with ?state=gone."""
-
-
-class MetricsBlock(Block):
-    """[metrics]."""
-
-    enabled: bool = True
-
-
-class IoLimitsOfOneTask(Block):
-    """Per second."""
-
-    read_bps: Size | None = None
-    write_bps: Size | None = None
-    read_iops: int | None = Field(None, gt=0)
-    write_iops: int | None = Field(None, gt=0)
-
-
-class LimitsOfOneTask(Block):
-    """Limits of one task; None = none."""
-
-    cpu: float | None = Field(None, gt=0)
-    memory: Size | None = None
-    pids: int | None = Field(None, gt=0)
-    io: IoLimitsOfOneTask | None = None
-
-
-class LimitsBlock(Block):
-    """[limits]: what a job gets that asks for none, and what none may exceed."""
-
-    default: LimitsOfOneTask = LimitsOfOneTask()
-    max: LimitsOfOneTask = LimitsOfOneTask()
-
-
 class ControllerGrpcBlock(GrpcServerBlock):
     """[grpc_server]: where workers call."""
 
@@ -134,7 +95,4 @@ class ControllerSettings(Block):
     store: StoreBlock
     jobs: JobsBlock = JobsBlock()
     lease: LeaseBlock = LeaseBlock()
-    retention: RetentionBlock = RetentionBlock()
-    metrics: MetricsBlock = MetricsBlock()
-    limits: LimitsBlock = LimitsBlock()
     log: LogBlock = LogBlock()

@@ -106,9 +106,9 @@ class RankedText(Bytes):
 
 
 def write_cursor(stream: str, offsets: Mapping[int, int]) -> str:
-    """Opaque to callers; for us: where to go on."""
-    text = f"{stream} " + " ".join(f"{rank}:{offset}" for rank, offset in sorted(offsets.items()))
-    return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    """Opaque to callers; for us: where to go on. The last dot tells a whole one from one that was cut short."""
+    pairs = (f"{rank}:{offset}" for rank, offset in sorted(offsets.items()))
+    return urlsafe_b64encode(" ".join((stream, *pairs, ".")).encode()).decode().rstrip("=")
 
 
 def read_cursor(cursor: str, stream: str) -> dict[int, int]:
@@ -118,11 +118,12 @@ def read_cursor(cursor: str, stream: str) -> dict[int, int]:
     """
     try:
         text = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)).decode("ascii")
-        of, *pairs = text.split(" ")
+        of, *pairs, dot = text.split(" ")
         offsets = {int(rank): int(offset) for rank, offset in (pair.split(":") for pair in pairs)}
-    except (ValueError, binascii.Error):
+    except ValueError:
         raise BadRequest("Last-Event-ID is not an id of this stream") from None
-    if of not in STREAMS or not all(rank >= 0 and 0 <= offset < 2**63 for rank, offset in offsets.items()):
+    good = all(rank >= 0 and 0 <= offset < 2**63 for rank, offset in offsets.items())
+    if of not in STREAMS or dot != "." or not good:
         raise BadRequest("Last-Event-ID is not an id of this stream")
     if of != stream:
         raise BadRequest(f"Last-Event-ID is of ?stream={of}, not {stream}")

@@ -57,9 +57,11 @@ def describe(table: Sequence[Endpoint]) -> dict[str, Any]:
         openapi_version="3.1.0",
         annotations=False,
         naming_strategy=_name,
-        nested_naming_strategy=lambda _parent, child: child,
+        nested_naming_strategy=lambda _parent, child: _short(child),
         validation_error_model=Problem,
-        security_schemes=[SecurityScheme(name="token", data=SecuritySchemeData(type=SecureType.HTTP, scheme="bearer"))],
+        security_schemes=[
+            SecurityScheme(name="token", data=SecuritySchemeData(type=SecureType.HTTP, scheme="bearer"))
+        ],
         security=[{"token": []}],
     )
     cast(_Table, tree.backend).rows = [(endpoint, _describe(tree, endpoint)) for endpoint in table]
@@ -71,7 +73,11 @@ def describe(table: Sequence[Endpoint]) -> dict[str, Any]:
 
 
 def _name(model: Any) -> str:
-    return str(getattr(model, "model_config", {}).get("title") or model.__name__)
+    return _short(model.__name__)
+
+
+def _short(name: str) -> str:
+    return name.removesuffix("Document").removesuffix("Body")
 
 
 def _describe(tree: SpecTree, endpoint: Endpoint) -> Callable[..., Any]:
@@ -123,8 +129,20 @@ def _complete(operation: dict[str, Any], endpoint: Endpoint) -> None:
             response.setdefault("content", {})[media] = {"schema": text}
         if status == 201:
             response["headers"] = {"Location": {"schema": {"type": "string"}}} if endpoint.media else {}
+    for parameter in operation["parameters"]:
+        _never_null(parameter)
     if "requestBody" in operation:
         operation["requestBody"]["required"] = endpoint.body_required
+
+
+def _never_null(parameter: dict[str, Any]) -> None:
+    """A parameter is there or it is not: there is no null in a URL or a header."""
+    schema = parameter["schema"]
+    if schema.get("default", "") is None:
+        del schema["default"]
+    kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        schema.update(kinds[0])
 
 
 def _close_objects(schema: Any) -> None:

@@ -85,7 +85,7 @@ def parse_job_spec(document: Any, path_worker_id: str | None = None) -> JobSpec:
 
 def _faults_between_fields(document: dict[str, Any], path_worker_id: str | None) -> Iterator[Fault]:
     if document.get("command") is None and document.get("path") is None:
-        yield Fault("", "command or path is needed")
+        yield Fault("/command", "command or path is needed")
     named = document.get("worker_id")
     if path_worker_id is not None and named is not None and named != path_worker_id:
         yield Fault("/worker_id", f"is not the worker of the path, {path_worker_id}")

@@ -36,14 +36,15 @@ def _number(whole: bool, low: float, high: float) -> Read:
 
 
 def _read_flag(value: Any) -> bool:
-    if value in ("true", "1"):
+    text = str(value).lower()
+    if text in ("true", "1"):
         return True
-    if value in ("false", "0"):
+    if text in ("false", "0"):
         return False
     raise fault("must be true or false")
 
 
-Flag = Annotated[bool, Read(_read_flag, {"type": "string", "enum": ["true", "false", "1", "0"]})]
+Flag = Annotated[bool, Read(_read_flag, {"type": "boolean"})]
 Seconds = Annotated[float, _number(False, 0, WAIT_SECONDS_MAX)]
 
 

@@ -1,0 +1,5 @@
+"""``python -m jobcluster_controller``."""
+
+from .app import main
+
+raise SystemExit(main())
