@@ -7,8 +7,10 @@ import json
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,12 @@ class Screen:
     def output(self, content: bytes) -> None:
         for text in content.decode(errors="replace").splitlines():
             print(f"  {self.paint('2', '           │')} {text}", flush=True)
+
+    def holds(self, what: str, why_not: str) -> None:
+        said = self.paint("33", "no ") if why_not else self.paint("32", "yes")
+        print(f"  {said} {what}", flush=True)
+        for text in textwrap.wrap(why_not, 100):
+            print(f"      {self.paint('2', text)}", flush=True)
 
     def end(self, job: Job) -> None:
         task = job["tasks"][0]
@@ -108,14 +116,21 @@ def show_workers(api: Api, screen: Screen) -> list[dict[str, Any]]:
 
 
 def show_enforced(workers: list[dict[str, Any]], screen: Screen) -> None:
-    screen.title("Enforced by the kernel on this machine")
+    """Limits as the workers report them, and what confinement a job of theirs has here."""
+    screen.title("Limits: enforced by the kernel on this machine?")
+    reasons: dict[str, list[str]] = {}
     for resource, entry in sorted(workers[0]["enforced"].items()):
-        if entry["ok"]:
-            screen.line(resource, screen.paint("32", "enforced"))
-        else:
-            screen.line(
-                resource, f"{screen.paint('33', 'not enforced')}: {entry.get('why') or 'no reason given'}"
-            )
+        reasons.setdefault("" if entry["ok"] else entry.get("why") or "no reason given", []).append(resource)
+    for why, resources in reasons.items():
+        screen.holds(", ".join(resources), why)
+    screen.title("Confinement of a job's processes here")
+    code = (
+        "import json; from jobcluster_worker.sandbox import confine;"
+        "print(json.dumps(confine.prepare_host().in_words()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    for what, said in json.loads(done.stdout).items():
+        screen.holds(what, "" if said == "yes" else said.removeprefix("no: "))
 
 
 def show(cluster: LocalCluster, screen: Screen) -> None:
@@ -166,7 +181,7 @@ def own_cluster() -> Iterator[LocalCluster]:
         cluster.start()
         try:
             yield cluster
-        except (DemoError, ApiError, OSError, KeyError) as error:
+        except (DemoError, ApiError, OSError, KeyError, subprocess.SubprocessError) as error:
             raise DemoError(f"{error}\n{cluster.log_tails()}") from error
         finally:
             cluster.stop()

@@ -52,15 +52,38 @@ def decode(files: Mapping[str, str]) -> dict[str, bytes]:
     return decoded
 
 
-def write(directory: str, contents: Mapping[str, bytes]) -> None:
+@contextmanager
+def opened(directory: str) -> Iterator[int]:
+    """A descriptor of the directory: who has it needs no rights to the directories above.
+
+    :raises OSError: it cannot be opened.
+    """
+    with ExitStack() as stack:
+        yield _open(stack, directory, _DIRECTORY, None)
+
+
+def make_folders(path: str, within: int) -> None:
+    """Makes ``path`` and the folders on its way, beneath the opened directory.
+
+    :raises OSError: one cannot be made, or is no directory.
+    """
+    with ExitStack() as stack:
+        at = within
+        for folder in parts_of(path):
+            at = _enter(stack, folder, at)
+
+
+def write(directory: str, contents: Mapping[str, bytes], within: int | None = None) -> None:
     """Writes each file, mode 0755, and the folders on its way; no symbolic link is followed.
+
+    A relative ``directory`` is beneath the opened directory ``within``.
 
     :raises OSError: it cannot be written.
     """
     for name, content in contents.items():
         *folders, last = parts_of(name)
         with ExitStack() as stack:
-            at = _open(stack, directory, _DIRECTORY & ~os.O_NOFOLLOW, None)
+            at = _open(stack, directory, _DIRECTORY & ~os.O_NOFOLLOW, within)
             for folder in folders:
                 at = _enter(stack, folder, at)
             fd = os.open(last, _CREATE, 0o755, dir_fd=at)

@@ -182,8 +182,15 @@ class Start:
         try:
             contents = files.decode(self.spec.get("files") or {})
             if contents:
-                with _named(f"files into {beside.seen}"), files.rights_of(self.uid):
-                    files.write(beside.real, contents)
+                inside = beside.real == home.real or beside.real.startswith(f"{home.real}/")
+                into = os.path.relpath(beside.real, home.real) if inside else beside.real
+                # Opened with our rights: the task may have none to the directories above its own.
+                with (
+                    _named(f"files into {beside.seen}"),
+                    files.opened(home.real) as within,
+                    files.rights_of(self.uid),
+                ):
+                    files.write(into, contents, within)
             resolver = Resolver(
                 cwd=beside,
                 search_path=self._environment.get("PATH", ""),
@@ -200,12 +207,16 @@ class Start:
             return home
         if not asked.startswith("/"):
             asked = asked.rstrip("/")
-            with _named(f"cwd {asked!r}"), files.rights_of(self.uid):
+            with (
+                _named(f"cwd {asked!r}"),
+                files.opened(home.real) as within,
+                files.rights_of(self.uid),
+            ):
                 try:
                     files.parts_of(asked)
                 except files.BadFile as error:
                     raise StartFailed(f"EINVAL: cwd {asked!r} leads out of the work directory") from error
-                os.makedirs(os.path.join(home.real, asked), exist_ok=True)
+                files.make_folders(asked, within)
             return Place(os.path.join(home.real, asked), os.path.join(home.seen, asked))
         place = Place(asked, asked)
         if _visible(place, home) and not os.path.isdir(asked):
