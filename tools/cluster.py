@@ -1,45 +1,54 @@
-"""`make start` and `make stop`: the cluster as plain processes in the background, its state kept in build/."""
+"""`make start` and `make stop`: the cluster as plain processes in the background, its state kept in build/.
+
+JOBCLUSTER_HTTP_PORT and JOBCLUSTER_GRPC_PORT choose other ports than 8443 and 7443; with --directory everything,
+certificates too, is there instead.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from tools.host import BUILD, ROOT, port_is_free, write_env
 from tools.local_cluster import ClusterError, Layout, LocalCluster
 
-LAYOUT = Layout(
-    certs=ROOT / "certs" / "out",
-    run=BUILD / "run",
-    state=BUILD / "state",
-    settings=BUILD / "settings",
-    http_port=8443,
-    grpc_port=7443,
-)
+
+def layout_in(build: Path, certs: Path) -> Layout:
+    return Layout(
+        certs=certs,
+        run=build / "run",
+        state=build / "state",
+        settings=build / "settings",
+        http_port=int(os.environ.get("JOBCLUSTER_HTTP_PORT", "8443")),
+        grpc_port=int(os.environ.get("JOBCLUSTER_GRPC_PORT", "7443")),
+    )
 
 
-def start(workers: int) -> None:
-    cluster = LocalCluster(LAYOUT, workers)
+def start(layout: Layout, env: Path, workers: int) -> None:
+    cluster = LocalCluster(layout, workers)
     if running := cluster.running():
         raise ClusterError(f"it runs already ({' '.join(running)}); `make stop` first")
-    for port in (LAYOUT.http_port, LAYOUT.grpc_port):
+    for port in (layout.http_port, layout.grpc_port):
         if not port_is_free(port):
             raise ClusterError(
                 f"port {port} is taken by another program; stop that first (ss -ltnp 'sport = {port}')"
             )
     cluster.start()
     write_env(
-        LAYOUT.url, LAYOUT.certs / "ca.crt", LAYOUT.certs / "admin.token", LAYOUT.settings / "client.toml"
+        env,
+        layout.url,
+        layout.certs / "ca.crt",
+        layout.certs / "admin.token",
+        layout.settings / "client.toml",
     )
-    print(f"start: {LAYOUT.url}, {workers} workers ready: {' '.join(cluster.worker_ids())}")
-    print(
-        f"start: source {os.path.relpath(BUILD / 'env')}; logs in {os.path.relpath(LAYOUT.run)}; `make stop` ends it"
-    )
+    print(f"start: {layout.url}, {workers} workers ready: {' '.join(cluster.worker_ids())}")
+    print(f"start: source {os.path.relpath(env)}; logs in {os.path.relpath(layout.run)}; `make stop` ends it")
 
 
-def stop() -> None:
-    stopped = LocalCluster(LAYOUT, 0).stop()
+def stop(layout: Layout) -> None:
+    stopped = LocalCluster(layout, 0).stop()
     print(f"stop: {' '.join(stopped) or 'nothing runs'}")
 
 
@@ -47,12 +56,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["start", "stop"])
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--directory", type=Path, help="instead of build/")
     arguments = parser.parse_args()
     if arguments.workers < 0:
         parser.error("--workers must not be negative")
+    build, certs = BUILD, ROOT / "certs" / "out"
+    if arguments.directory is not None:
+        build = arguments.directory.absolute()
+        certs = build / "certs"
     try:
-        start(arguments.workers) if arguments.what == "start" else stop()
-    except (ClusterError, OSError) as error:
+        layout = layout_in(build, certs)
+        start(layout, build / "env", arguments.workers) if arguments.what == "start" else stop(layout)
+    except (ClusterError, OSError, ValueError) as error:
         sys.stderr.write(f"{arguments.what}: {error}\n")
         return 1
     return 0

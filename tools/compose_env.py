@@ -57,7 +57,9 @@ def fetch_env(address: str) -> Path:
     ca_file.write_bytes(compose("exec", "-T", "controller", "cat", f"{CERTS}/ca.crt", capture=True))
     token = compose("exec", "-T", "controller", "cat", f"{CERTS}/admin.token", capture=True).decode()
     write_secret(token_file, token)
-    return write_env(f"https://{address}", ca_file, token_file, SECRETS / "client.toml")
+    env = BUILD / "env"
+    write_env(env, f"https://{address}", ca_file, token_file, SECRETS / "client.toml")
+    return env
 
 
 def up(workers: int) -> None:

@@ -43,8 +43,8 @@ def write_secret(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def write_env(url: str, ca_file: Path, token_file: Path, client_config: Path) -> Path:
-    """build/env, for a shell to source, and the client's settings file that it names.
+def write_env(env: Path, url: str, ca_file: Path, token_file: Path, client_config: Path) -> None:
+    """The file for a shell to source, and the client's settings file that it names.
 
     :raises OSError: if something cannot be read or written.
     """
@@ -56,6 +56,4 @@ def write_env(url: str, ca_file: Path, token_file: Path, client_config: Path) ->
         "JOBCLUSTER_TOKEN": token_file.read_text().strip(),
         "JOBCLUSTER_CLIENT_CONFIG": str(client_config),
     }
-    env = BUILD / "env"
     write_secret(env, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items()))
-    return env

@@ -5,8 +5,6 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from tools import host
 
 
@@ -20,13 +18,13 @@ def test_blocks_read_back_as_they_were() -> None:
 
 
 def test_env_is_for_its_owner_and_a_shell_can_source_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     build = tmp_path / "it's a path"
     build.mkdir()
-    monkeypatch.setattr(host, "BUILD", build)
     (build / "token").write_text("a$b`c\n")
-    env = host.write_env("https://127.0.0.1:8443", build / "ca.crt", build / "token", build / "client.toml")
+    env = build / "env"
+    host.write_env(env, "https://127.0.0.1:8443", build / "ca.crt", build / "token", build / "client.toml")
     assert stat.S_IMODE(env.stat().st_mode) == 0o600
     shell = f'. {shlex.quote(str(env))}; printf \'%s\\n\' "$JOBCLUSTER_TOKEN" "$JOBCLUSTER_CA_FILE"'
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=30, check=True)
