@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from jobcluster_common.errors import Unavailable
 
 from ..domain.job import Job
 from ..domain.query import JobFilter
 from ..domain.worker import Worker
-from .memory import MemoryStore
+from .memory import MemoryStore, failed
 from .protocol import IdempotencyKey, Repeat, Store
 
 
@@ -25,15 +24,15 @@ class FailingStore:
         self.reads_too = reads_too
 
     def insert(self, job: Job, key: IdempotencyKey | None = None) -> asyncio.Future[Repeat | None]:
-        return _failed() if self.failing else self.inner.insert(job, key)
+        return failed(_full()) if self.failing else self.inner.insert(job, key)
 
     def save(
         self, jobs: Sequence[Job] = (), workers: Sequence[Worker] = (), lazy: bool = False
     ) -> asyncio.Future[None]:
-        return _failed() if self.failing else self.inner.save(jobs, workers, lazy)
+        return failed(_full()) if self.failing else self.inner.save(jobs, workers, lazy)
 
     def forget(self, keys_before: datetime, worker_ids: Sequence[str] = ()) -> asyncio.Future[None]:
-        return _failed() if self.failing else self.inner.forget(keys_before, worker_ids)
+        return failed(_full()) if self.failing else self.inner.forget(keys_before, worker_ids)
 
     async def job(self, job_id: str) -> Job | None:
         self._check()
@@ -65,9 +64,3 @@ class FailingStore:
 
 def _full() -> Unavailable:
     return Unavailable("the store could not commit: database or disk is full", retry_after=5.0)
-
-
-def _failed() -> asyncio.Future[Any]:
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    future.set_exception(_full())
-    return future

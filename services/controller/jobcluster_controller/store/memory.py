@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jobcluster_common.errors import Internal
 
@@ -43,9 +43,7 @@ class MemoryStore:
     ) -> asyncio.Future[None]:
         unknown = [job.job_id for job in jobs if job.job_id not in self._jobs]
         if unknown:
-            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            failed.set_exception(Internal(f"{len(unknown)} of {len(jobs)} jobs to save are not in the store"))
-            return failed
+            return failed(Internal(f"{len(unknown)} of {len(jobs)} jobs to save are not in the store"))
         self._jobs.update({job.job_id: job for job in jobs})
         for worker in workers:
             self._workers[worker.worker_id] = worker
@@ -102,6 +100,15 @@ def _matches(job: Job, which: JobFilter) -> bool:
 
 
 def _done(result: T) -> asyncio.Future[T]:
-    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-    future.set_result(result)
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    # Not at once: no store commits before its caller has gone on, and callers may count on that.
+    loop.call_soon(lambda: None if future.done() else future.set_result(result))
+    return future
+
+
+def failed(error: Exception) -> asyncio.Future[Any]:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+    loop.call_soon(lambda: None if future.done() else future.set_exception(error))
     return future
