@@ -52,7 +52,7 @@ test-e2e: setup ## compose.yaml with real containers; fails where no container e
 	@$(VENV_PYTHON) -m pytest tests/e2e $(PYTEST_ARGS)
 
 test-limits: setup ## limits and isolation on a cgroup v2 kernel: this one's, else one in user-mode Linux
-	@$(VENV_PYTHON) -m pytest tests/limits $(PYTEST_ARGS)
+	@$(VENV_PYTHON) -m tests.limits.run $(PYTEST_ARGS)
 
 nemesis: setup ## a load of jobs while servers are killed and frozen, then a checker; NEMESIS_SEED, NEMESIS_SECONDS
 	@$(VENV_PYTHON) -m pytest tests/nemesis $(PYTEST_ARGS)

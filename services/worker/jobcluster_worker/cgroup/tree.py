@@ -5,7 +5,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -206,7 +206,7 @@ class Tree:
             os.chmod(group / "cgroup.procs", 0o664)
 
 
-def _plus(controllers: list[str]) -> str:
+def _plus(controllers: Sequence[str]) -> str:
     return " ".join(f"+{name}" for name in controllers)
 
 
