@@ -152,7 +152,9 @@ def load(model: type[M], path: Path | None, environ: Mapping[str, str]) -> M:
     try:
         return _validate(model, document, context)
     except ValidationError as error:
-        raise SettingsError(_one_line(error.errors()[0], model, path, overrides)) from None
+        # A key that is a typing error is often why another is missing: it is told first.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        raise SettingsError(_one_line(first, model, path, overrides)) from None
 
 
 def fail_with_one_line(main: Callable[[], int]) -> Callable[[], int]:
