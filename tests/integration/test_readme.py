@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 
+from jobcluster_controller.schemas.spec import NOT_YET
+
 from tests.integration.cluster import REPOSITORY, Cluster
 
 README = (REPOSITORY / "README.md").read_text()
@@ -35,6 +37,11 @@ def test_the_curl_examples_run_in_one_shell_and_show_what_they_promise(cluster: 
     assert "\n0\n1\n2\n" in done.stdout or "}0\n1\n2\n" in done.stdout
     assert "step 3 of 3" in done.stdout
     assert '"reason":"stopped"' in done.stdout.replace(" ", "")
+
+
+def test_every_field_that_is_refused_as_not_there_yet_is_named() -> None:
+    section = README.split("\n## Not there yet\n")[1]
+    assert set(re.findall(r"`(\w+)`", section)) == NOT_YET
 
 
 def test_every_make_target_the_readme_names_is_there() -> None:
