@@ -13,7 +13,7 @@ from jobcluster_common.errors import Denied, Fault, Invalid
 RESOLVE_SECONDS_MAX = 5.0
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-_HOST_PORT = re.compile(r"(?:\[(?P<literal>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]/@\s]*)):(?P<port>[0-9]{1,5})")
+_HOST_PORT = re.compile(r"(?:\[(?P<literal>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]/@:\s]*)):(?P<port>[0-9]{1,5})")
 # At least one letter: decimal and octal spellings of addresses are not names.
 _NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?")
 

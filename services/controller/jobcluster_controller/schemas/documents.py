@@ -128,13 +128,19 @@ class AttemptDocument(Closed):
     finished_at: Time
 
 
+class SpecDocument(JobSpecBody):
+    """The spec as posted, its defaults filled."""
+
+    model_config = ConfigDict(title="Spec", json_schema_extra=None)
+
+
 class JobDocument(Closed):
     """A job: what was asked for and what became of it."""
 
     model_config = ConfigDict(title="Job")
 
     job_id: str
-    spec: JobSpecBody
+    spec: SpecDocument
     name: str | None
     labels: dict[str, str]
     state: State

@@ -142,7 +142,6 @@ _DEFAULTS: dict[str, Any] = {
     for name, field in JobSpecBody.model_fields.items()
     for default in [field.get_default(call_default_factory=True, validated_data={})]
 }
-_DEFAULTS["limits"]["io"] = spec.IoLimits().model_dump()
 
 
 def _filled(document: dict[str, Any]) -> dict[str, Any]:

@@ -61,8 +61,13 @@ class Limits(Closed):
     cpu: Annotated[float, Field(gt=0, le=65536)] | None = Field(None, description="cores")
     memory: Size | None = Field(None, description="bytes")
     pids: Annotated[int, Field(ge=1, le=4194304)] | None = Field(None, description="processes and threads")
-    io: IoLimits | None = None
+    io: IoLimits | None = Field(default_factory=IoLimits)
     oom: Literal["group", "process"] = Field("group", description="what an out-of-memory kill ends")
+
+    @field_validator("io", mode="after")
+    @classmethod
+    def _null_is_none(cls, value: IoLimits | None) -> IoLimits:
+        return value or IoLimits()
 
 
 class OutputOptions(Closed):

@@ -118,7 +118,8 @@ class TwinJobs(JobService):
     async def stop(self, job_id: str, signal: str = "TERM", grace_seconds: float = 10.0) -> Job:
         job = await self.get(job_id)
         if not job.done:
-            job = job.evolve(stop_requested=(signal, grace_seconds))
+            stopping = tuple(task.evolve(state=State.STOPPING) for task in job.tasks)
+            job = job.evolve(tasks=stopping, stop_requested=(signal, grace_seconds))
             self.jobs[job_id] = job
         return job
 
