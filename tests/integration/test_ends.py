@@ -64,7 +64,7 @@ def test_a_stopped_job_is_stopped_though_it_exits_zero(cluster: Cluster) -> None
     eventually(lambda: b"up" in cluster.output(job["job_id"]), what="its output")
     stopped = cluster.stop_job(job["job_id"])
     assert tuple(stopped[k] for k in END) == ("stopped", "stopped", 0, None)
-    assert cluster.output(job["job_id"]) == b"up\nbye\n"
+    assert cluster.output(job["job_id"], stream="stdout") == b"up\nbye\n"
     assert cluster.stop_job(job["job_id"])["finished_at"] == stopped["finished_at"]
 
 
@@ -76,8 +76,8 @@ def test_stop_sends_the_signal_that_was_asked_for(cluster: Cluster) -> None:
 
 TREE = """
 trap '' TERM
-setsid sh -c 'trap "" TERM; echo $0 >/dev/null; exec -a MARK-setsid sleep 1000' &
-(setsid sh -c '(exec -a MARK-double sleep 1000) & exit 0' &)
+setsid bash -c 'trap "" TERM; echo $0 >/dev/null; exec -a MARK-setsid sleep 1000' &
+(setsid bash -c '(exec -a MARK-double sleep 1000) & exit 0' &)
 nohup bash -c 'exec -a MARK-nohup sleep 1000' >/dev/null 2>&1 &
 echo up
 while :; do sleep 0.05; done
@@ -86,7 +86,7 @@ while :; do sleep 0.05; done
 
 def test_stop_ends_the_whole_tree_setsid_double_fork_nohup_and_ignored_term(cluster: Cluster) -> None:
     mark = f"jobclustertree{time.monotonic_ns()}"
-    tree = TREE.replace("sh -c", "bash -c").replace("MARK", mark)
+    tree = TREE.replace("MARK", mark)
     job = cluster.post({"command": "bash", "path": "tree.sh", "files": {"tree.sh": tree}})
     eventually(lambda: len(marked(mark)) >= 3, what="three marked processes")
     stopped = cluster.stop_job(job["job_id"], grace_seconds=0.5)
