@@ -40,7 +40,8 @@ class _Attributes:
         self.memory = ctypes.create_string_buffer(_OPAQUE_BYTES)
         _check(lib.posix_spawnattr_init(self.memory), "posix_spawnattr_init")
         every = _SignalSet()
-        lib.sigfillset(ctypes.byref(every))
+        # Not sigfillset: it leaves out the C library's own two, which its posix_spawn would then set to be ignored.
+        ctypes.memset(ctypes.byref(every), 0xFF, ctypes.sizeof(every))
         _check(lib.posix_spawnattr_setsigdefault(self.memory, ctypes.byref(every)), "setsigdefault")
         _check(lib.posix_spawnattr_setsigmask(self.memory, ctypes.byref(_SignalSet())), "setsigmask")
         flags = _SETSID | _SETSIGDEF | _SETSIGMASK
