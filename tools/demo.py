@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shutil
 import signal
@@ -198,6 +199,8 @@ def interrupted(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     signal.signal(signal.SIGTERM, interrupted)
     signal.signal(signal.SIGHUP, interrupted)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has not all characters of a job's output
     screen = Screen(sys.stdout.isatty())
     print("jobcluster: a controller and two workers as plain processes, mutual TLS between them", flush=True)
     try:
