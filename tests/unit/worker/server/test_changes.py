@@ -96,7 +96,7 @@ async def test_what_changed_many_times_while_nobody_read_is_told_once_as_it_is_n
     stream = scene.changes.watch(Controller().requests())
     await anext(stream)
     for state in ("starting", "running", "stopping", "stopped"):
-        scene.report("busy", state)  # type: ignore[arg-type]
+        scene.report("busy", state)
     assert told(await anext(stream)) == [(1, "busy", "stopped")]
     await stream.aclose()
 
