@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,17 @@ def three(stack: Stack, api: Api) -> set[str]:
     if len(api.ready()) != 3 or len(stack.containers("worker", "running")) != 3:
         stack.scale(3)
     return api.wait_ready(3)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the containers said during it."""
+    report = yield
+    stack = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and isinstance(stack, Stack):
+        since = f"{int(time.time() - call.start) + 2}s"
+        said = stack.run("logs", "--no-color", "--since", since, status=None)
+        report.sections.append(("containers", said[-20000:]))
+    return report

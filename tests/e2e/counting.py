@@ -19,7 +19,10 @@ def lines(count: int) -> bytes:
 def check_whole(api: Api, job_id: str, count: int, seconds: float = 60) -> None:
     """The job went to its own end, and its output is all there."""
     job = api.ended(job_id, seconds)
-    assert (job["state"], job["reason"], job["exit_code"], job["attempt"]) == ("failed", "exited", 5, 1), job
+    assert (job["state"], job["reason"], job["exit_code"], job["attempt"]) == ("failed", "exited", 5, 1), {
+        **job,
+        "spec": "…",
+    }
     assert api.output(job_id) == lines(count)
 
 
