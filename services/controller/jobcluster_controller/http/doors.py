@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobcluster_common.errors import Unavailable
+
 from ..auth.enrolment import Enrolment
 from ..auth.tokens import Tokens
 from ..jobs import JobService
@@ -27,7 +29,12 @@ class LiveRequests:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Around what the running task does that may last."""
+        """Around what the running task does that may last.
+
+        :raises Unavailable: if the controller is stopping.
+        """
+        if self.closing:
+            raise Unavailable("the controller is stopping")
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a request is handled by a task")

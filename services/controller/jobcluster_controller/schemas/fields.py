@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Annotated, Any
 
 from jobcluster_common.settings import parse_size
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 NUMBER_MAX = 2**53 - 1  # what every JSON reader holds exactly
@@ -110,13 +110,20 @@ def _read_content(value: Any) -> bytes:
         raise fault("is not base64 (RFC 4648, padded)") from None
 
 
+def _whole(value: Any) -> Any:
+    """In JSON 5.0 is the number 5 (JSON Schema's integer says so too)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _read_size(value: Any) -> int:
+    value = _whole(value)
     good = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= NUMBER_MAX
     if not good and not (isinstance(value, str) and re.fullmatch(_SIZE, value)):
         raise fault('must be a size: 1 or more bytes, or a number and K, M, G or T, as in "256MiB"')
     return parse_size(value)
 
 
+Integer = Annotated[int, BeforeValidator(_whole)]
 Text = Annotated[str, Matches(_NO_NUL, "has a NUL")]
 Name = Annotated[
     str, Matches(r"^[^\x00-\x1f\x7f]{1,255}$", "must be 1 to 255 characters, none of them control")

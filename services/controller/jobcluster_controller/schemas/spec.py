@@ -13,6 +13,7 @@ from .fields import (
     Content,
     EnvName,
     FileName,
+    Integer,
     LabelKey,
     Name,
     Size,
@@ -37,7 +38,7 @@ NOT_YET = frozenset(
     }
 )
 
-Whole = Annotated[int, Field(ge=1, le=NUMBER_MAX)]
+Whole = Annotated[Integer, Field(ge=1, le=NUMBER_MAX)]
 
 
 class Closed(BaseModel):
@@ -60,7 +61,9 @@ class Limits(Closed):
 
     cpu: Annotated[float, Field(gt=0, le=65536)] | None = Field(None, description="cores")
     memory: Size | None = Field(None, description="bytes")
-    pids: Annotated[int, Field(ge=1, le=4194304)] | None = Field(None, description="processes and threads")
+    pids: Annotated[Integer, Field(ge=1, le=4194304)] | None = Field(
+        None, description="processes and threads"
+    )
     io: IoLimits | None = Field(default_factory=IoLimits)
     oom: Literal["group", "process"] = Field("group", description="what an out-of-memory kill ends")
 
@@ -81,14 +84,14 @@ class OutputOptions(Closed):
 class Array(Closed):
     """Independent copies of a job."""
 
-    count: Annotated[int, Field(ge=1, le=1_000_000)]
-    parallel: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    count: Annotated[Integer, Field(ge=1, le=1_000_000)]
+    parallel: Annotated[Integer, Field(ge=1, le=1_000_000)] | None = None
 
 
 class Retry(Closed):
     """When a job is started again."""
 
-    max: Annotated[int, Field(ge=0, le=1000)]
+    max: Annotated[Integer, Field(ge=0, le=1000)]
     on: list[Literal[tuple(str(reason) for reason in Reason)]] = Field(default_factory=list)  # type: ignore[valid-type]
 
 
@@ -131,7 +134,7 @@ class JobSpecBody(Closed):
     limits: Limits | None = Field(default_factory=Limits)
     network: Literal["host", "none"] | None = "host"
     output: OutputOptions | None = Field(default_factory=OutputOptions)
-    tasks: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+    tasks: Annotated[Integer, Field(ge=1, le=10_000)] | None = Field(
         1, description="processes of a distributed job"
     )
     placement: Literal["spread", "pack"] | None = "spread"
@@ -141,7 +144,7 @@ class JobSpecBody(Closed):
         default_factory=dict, description="worker labels that must match"
     )
     ephemeral: bool | None = Field(False, description="on a new worker, made for it")
-    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = Field(0, description="higher first")
+    priority: Annotated[Integer, Field(ge=-(2**31), lt=2**31)] | None = Field(0, description="higher first")
     retry: Retry | None = None
     labels: dict[LabelKey, Text] | None = Field(default_factory=dict)
     name: Name | None = None
