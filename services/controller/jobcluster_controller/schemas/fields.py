@@ -123,7 +123,7 @@ def _read_size(value: Any) -> int:
     return parse_size(value)
 
 
-Integer = Annotated[int, BeforeValidator(_whole)]
+WHOLE = BeforeValidator(_whole)  # last in an Annotated, or JSON Schema loses the bounds that stand after it
 Text = Annotated[str, Matches(_NO_NUL, "has a NUL")]
 Name = Annotated[
     str, Matches(r"^[^\x00-\x1f\x7f]{1,255}$", "must be 1 to 255 characters, none of them control")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ..domain.states import State, WorkerState
-from .fields import NUMBER_MAX, Integer, LabelKey, Matches, Read, Text, fault
+from .fields import NUMBER_MAX, WHOLE, LabelKey, Matches, Read, Text, fault
 from .spec import Closed, Limits
 
 WAIT_SECONDS_MAX = 3600.0
@@ -128,7 +128,7 @@ class EnrollBody(Closed):
 class AddWorkersBody(Closed):
     """Workers to be made."""
 
-    count: Annotated[Integer, Field(ge=1, le=1000)] = 1
+    count: Annotated[int, Field(ge=1, le=1000), WHOLE] = 1
     labels: dict[LabelKey, Text] = Field(default_factory=dict)
     limits: Limits = Field(default_factory=Limits)
     ephemeral: bool = False

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from ..domain.states import Reason
 from .fields import (
     NUMBER_MAX,
+    WHOLE,
     Command,
     Content,
     EnvName,
     FileName,
-    Integer,
     LabelKey,
     Name,
     Size,
@@ -38,7 +38,7 @@ NOT_YET = frozenset(
     }
 )
 
-Whole = Annotated[Integer, Field(ge=1, le=NUMBER_MAX)]
+Whole = Annotated[int, Field(ge=1, le=NUMBER_MAX), WHOLE]
 
 
 class Closed(BaseModel):
@@ -61,7 +61,7 @@ class Limits(Closed):
 
     cpu: Annotated[float, Field(gt=0, le=65536)] | None = Field(None, description="cores")
     memory: Size | None = Field(None, description="bytes")
-    pids: Annotated[Integer, Field(ge=1, le=4194304)] | None = Field(
+    pids: Annotated[int, Field(ge=1, le=4194304), WHOLE] | None = Field(
         None, description="processes and threads"
     )
     io: IoLimits | None = Field(default_factory=IoLimits)
@@ -84,14 +84,14 @@ class OutputOptions(Closed):
 class Array(Closed):
     """Independent copies of a job."""
 
-    count: Annotated[Integer, Field(ge=1, le=1_000_000)]
-    parallel: Annotated[Integer, Field(ge=1, le=1_000_000)] | None = None
+    count: Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
+    parallel: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = None
 
 
 class Retry(Closed):
     """When a job is started again."""
 
-    max: Annotated[Integer, Field(ge=0, le=1000)]
+    max: Annotated[int, Field(ge=0, le=1000), WHOLE]
     on: list[Literal[tuple(str(reason) for reason in Reason)]] = Field(default_factory=list)  # type: ignore[valid-type]
 
 
@@ -134,7 +134,7 @@ class JobSpecBody(Closed):
     limits: Limits | None = Field(default_factory=Limits)
     network: Literal["host", "none"] | None = "host"
     output: OutputOptions | None = Field(default_factory=OutputOptions)
-    tasks: Annotated[Integer, Field(ge=1, le=10_000)] | None = Field(
+    tasks: Annotated[int, Field(ge=1, le=10_000), WHOLE] | None = Field(
         1, description="processes of a distributed job"
     )
     placement: Literal["spread", "pack"] | None = "spread"
@@ -144,7 +144,9 @@ class JobSpecBody(Closed):
         default_factory=dict, description="worker labels that must match"
     )
     ephemeral: bool | None = Field(False, description="on a new worker, made for it")
-    priority: Annotated[Integer, Field(ge=-(2**31), lt=2**31)] | None = Field(0, description="higher first")
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31), WHOLE] | None = Field(
+        0, description="higher first"
+    )
     retry: Retry | None = None
     labels: dict[LabelKey, Text] | None = Field(default_factory=dict)
     name: Name | None = None
