@@ -45,7 +45,7 @@ async def running(
     ledger = Ledger(store)
     registry = Registry(store, ledger.running, clock, now)
     dispatcher = Dispatcher(files)
-    jobs = JobService(store, ledger, registry, dispatcher, queue_max=queue_max, now=now)
+    jobs = JobService(store, ledger, registry, dispatcher, queue_max=queue_max, clock=clock, now=now)
     monitor = Monitor(registry, jobs, lease, clock)
     try:
         await registry.load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ class JobService:
         dispatcher: Dispatcher,
         *,
         queue_max: int = 10_000,
+        clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._store = store
@@ -78,7 +80,7 @@ class JobService:
         self._dispatcher = dispatcher
         self._queue_max = queue_max
         self._now = now
-        self._placement = Placement(ledger, registry)
+        self._placement = Placement(ledger, registry, clock)
         self._reports = Reports(ledger, registry, dispatcher, self._placement, now)
         self._outputs = Outputs(ledger, registry, dispatcher, self._reports)
         self._in_flight: set[tuple[str, str, str]] = set()

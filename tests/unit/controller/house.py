@@ -59,6 +59,7 @@ class Core:
             self.registry,
             self.dispatcher,
             queue_max=queue_max,
+            clock=self.clock,
             now=self.clock.now,
         )
         self.monitor = Monitor(self.registry, self.jobs, Lease(), self.clock)
