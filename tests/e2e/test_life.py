@@ -96,7 +96,7 @@ def test_the_server_of_a_worker_dies_and_no_job_noticed(stack: Stack, api: Api, 
 KILL_SERVER = """
 import os, pathlib, signal
 found = [int(p.parent.name) for p in pathlib.Path("/proc").glob("[0-9]*/cmdline")
-         if b"jobcluster_worker.server" in p.read_bytes().split(b"\0")]
+         if b"jobcluster_worker.server" in p.read_bytes().split(bytes(1))]
 assert len(found) == 1, found
 os.kill(found[0], signal.SIGKILL)
 """
