@@ -109,13 +109,16 @@ class Jobs:
         """
         key = self.resolve(job_id, rank, attempt)
         entry = self._table.get(key)
-        if entry is None:
-            ended = self._remains.end_of(key)
-            if ended is None:
-                raise NotFound(f"no job {job_id} on this worker")
+        if entry is not None and entry.ended:
+            return entry.task
+        # The output is sealed before its supervisor tells us: who has read it to the end is not told "running".
+        ended = self._remains.end_of(key)
+        if ended is not None:
             return ended
+        if entry is None:
+            raise NotFound(f"no job {job_id} on this worker")
         task = entry.task
-        if not entry.ended and entry.holder is not None and task["state"] != "starting":
+        if entry.holder is not None and task["state"] != "starting":
             usage = await self._supervisors.usage(key, entry.holder)
             if usage is not None:
                 return {**task, "usage": usage}

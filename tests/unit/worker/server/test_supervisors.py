@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from jobcluster_common.errors import Internal, NotFound, Unavailable
+from jobcluster_worker.launcher.shapes import new_task
+from jobcluster_worker.output.log import recover
 from jobcluster_worker.output.reader import OutputReader
 from jobcluster_worker.server import supervisors as module
 from jobcluster_worker.server.jobs import Draining, StaleEpoch
@@ -237,3 +239,19 @@ async def test_usage_of_a_running_task_is_asked_of_its_supervisor(rooms: Rooms) 
     await rooms.until(key, "running")
     task = await rooms.jobs.query("used", 0, 0)
     assert set(task["usage"]) >= {"cpu_seconds", "memory_peak_bytes", "oom_kills"}
+
+
+async def test_who_has_read_an_output_to_its_end_is_not_told_that_its_task_runs(
+    home: Home, rooms: Rooms
+) -> None:
+    key = await rooms.start("sealed", "sleep", "600")
+    await rooms.until(key, "running")
+    # As between the seal and the supervisor's word of it: the table has not heard of the end.
+    os.kill(home.supervisor_pid("s1"), signal.SIGSTOP)
+    recover(rooms.remains.directory(key), {**new_task(key, "succeeded"), "reason": "exited"})
+    entry = rooms.table.get(key)
+    assert entry is not None
+    assert not entry.ended
+    assert (await rooms.jobs.query("sealed", 0, 0))["state"] == "succeeded"
+    os.kill(home.supervisor_pid("s1"), signal.SIGKILL)
+    assert (await rooms.end(key))["state"] == "succeeded"
