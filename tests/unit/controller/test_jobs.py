@@ -213,19 +213,22 @@ async def test_an_end_that_is_not_committed_is_not_shown_and_can_be_told_again()
 async def test_a_placement_that_is_not_committed_is_tried_again_in_order() -> None:
     store = FailingStore(failing=False)
     core = await Core(store).load()
-    jobs = [await core.start() for _ in range(2)]
-    await core.add_worker(tasks=1, draining=True)
-    await core.registry.register("w1", "h:1", "one")
+    await core.add_worker(tasks=1)
+    jobs = [await core.start() for _ in range(3)]
     store.failing = True
-    core.clock.pass_by(0.5)
-    await core.registry.heartbeat("w1", "one", 1)
-    await core.monitor.tick()
-    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await core.tell(jobs[0], State.SUCCEEDED)
+    assert [(await core.jobs.get(j.job_id)).state for j in jobs] == [
+        State.STARTING,
+        State.QUEUED,
+        State.QUEUED,
+    ]
+    assert core.registry.running("w1") == 1
     store.failing = False
-    await core.monitor.tick()
-    await core.store.save()
-    await asyncio.sleep(0)
-    assert [j.job_id for j, _ in core.dispatcher.started][:1] == [jobs[0].job_id]
+    for done in jobs[:2]:
+        await core.tell(done, State.SUCCEEDED)
+        await asyncio.sleep(0)
+    assert [j.job_id for j, _ in core.dispatcher.started] == [j.job_id for j in jobs]
 
 
 async def test_a_stop_of_a_queued_job_is_at_once_and_of_a_running_one_is_delivered(core: Core) -> None:
