@@ -133,6 +133,13 @@ class LeaseBlock(Block):
     stop_on_partition_seconds: float | None = Field(None, gt=0)
     """Tasks are stopped when no heartbeat was acknowledged for so long; None: they run on."""
 
+    @model_validator(mode="after")
+    def _not_there_yet(self) -> Self:
+        # Better refused than believed in.
+        if self.stop_on_partition_seconds is not None:
+            raise ValueError("stop_on_partition_seconds is not built yet; leave it out")
+        return self
+
 
 class WorkerSettings(Block):
     """One file, one worker."""

@@ -92,6 +92,7 @@ def test_limits_are_told_by_the_names_of_the_proto_without_what_is_not_limited(
         ("shutdown", "grace_seconds", -1, "grace_seconds"),
         ("limits", "requires", True, "unknown key"),
         ("nonsense", "x", 1, "nonsense"),
+        ("lease", "stop_on_partition_seconds", 5, "not built yet"),
         ("worker", "state_directory", 5, "state_directory"),
     ],
 )

@@ -29,7 +29,7 @@ from jobcluster_worker.registration import Registration, advertised_address, cap
 from jobcluster_worker.server.changes import Changes
 from jobcluster_worker.server.controller import ControllerClient, Credentials
 from jobcluster_worker.server.jobs import Jobs
-from jobcluster_worker.server.remains import Remains
+from jobcluster_worker.server.remains import Left, Remains
 from jobcluster_worker.server.servicer import NAMES, POLICY, WorkerServicer
 from jobcluster_worker.server.shutdown import Shutdown
 from jobcluster_worker.server.streams import Streams
@@ -82,6 +82,7 @@ class Server:
             epoch=lambda: self.registration.epoch if self.registration is not None else 0,
             max_tasks=settings.jobs.max_tasks,
             limits_default=cast("Limits", settings.limits.default.plain()),
+            limits_max=cast("Limits", settings.limits.max.plain()),
         )
         self.changes = Changes(self.table, run.incarnation, self.jobs.acknowledge)
         self.terminate = asyncio.Event()
@@ -93,8 +94,8 @@ class Server:
         """Serves until it is told to stop; gives the exit code."""
         with self.table.listening(self.jobs.acknowledge_minted):
             await self.supervisors.open()
-            await self.remains.look(self.supervisors.names, self.supervisors.ungreeted)
-            self.changes.known.set()
+            left = await self.remains.find(self.supervisors.names, self.supervisors.ungreeted)
+            settling = asyncio.create_task(self._settle(left))
             try:
                 serving = asyncio.create_task(self._serve())
                 await self._first_of(serving)
@@ -112,6 +113,8 @@ class Server:
                 with suppress(asyncio.CancelledError):
                     await serving
             finally:
+                settling.cancel()
+                await asyncio.gather(settling, return_exceptions=True)
                 await self.supervisors.close()
         if self.terminate.is_set():
             return 0
@@ -125,6 +128,11 @@ class Server:
         # Not by signal: the launcher may be killed by one that leaves it no time to send any.
         launcher = os.pidfd_open(self.run.launcher_pid)
         loop.add_reader(launcher, self.orphaned.set)
+
+    async def _settle(self, left: Left) -> None:
+        """Beside the serving: outputs that are to be read again may be big."""
+        await self.remains.settle(left)
+        self.changes.known.set()
 
     def _terminate(self) -> None:
         (self.hurry if self.terminate.is_set() else self.terminate).set()

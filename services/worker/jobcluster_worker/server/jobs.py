@@ -7,9 +7,18 @@ import uuid
 from collections.abc import Callable, Iterable
 
 import structlog
-from jobcluster_common.errors import Conflict, Internal, JobclusterError, NotFound, Unavailable
+from jobcluster_common.errors import (
+    Conflict,
+    Fault,
+    Internal,
+    Invalid,
+    JobclusterError,
+    NotFound,
+    Unavailable,
+)
 
 from jobcluster_worker.launcher.shapes import JOB_ID, TERMINAL, Limits, Spec, Task, TaskKey, key_of
+from jobcluster_worker.server.limits import applied
 from jobcluster_worker.server.peer import PeerLost
 from jobcluster_worker.server.remains import Remains
 from jobcluster_worker.server.supervisors import Claimed, NoSupervisor, StartRefused, Supervisors
@@ -38,6 +47,7 @@ class Jobs:
         epoch: Callable[[], int],
         max_tasks: int,
         limits_default: Limits,
+        limits_max: Limits,
     ) -> None:
         self._table = table
         self._supervisors = supervisors
@@ -45,7 +55,7 @@ class Jobs:
         self._epoch = epoch
         self._max_tasks = max_tasks
         self._limits_default = limits_default
-        self._reserved = 0
+        self._limits_max = limits_max
         self.draining = False
 
     @staticmethod
@@ -55,9 +65,9 @@ class Jobs:
     async def start(self, spec: Spec, epoch: int) -> None:
         """Starts a task; again, it is the same start.
 
-        :raises Draining, StaleEpoch: it was not started and will not be
-        :raises Unavailable: no room; it was not started
-        :raises Internal: it was refused; it was not started
+        :raises Draining, StaleEpoch, Invalid: it was not started and will not be
+        :raises Unavailable: no room, or no disk; it was not started
+        :raises Internal: it was here before, and its end was acknowledged
         :raises PeerLost: it is not known whether it was started
         """
         if self.draining:
@@ -69,7 +79,7 @@ class Jobs:
             return
         if self._table.alive >= self._max_tasks:
             raise Unavailable(f"{self._max_tasks} tasks run here already")
-        spec["limits"] = {**self._limits_default, **spec.get("limits", {})}
+        spec["limits"] = applied(spec.get("limits", {}), self._limits_default, self._limits_max)
         try:
             await self._supervisors.start(spec)
         except Claimed:
@@ -77,7 +87,9 @@ class Jobs:
         except NoSupervisor as error:
             raise Unavailable(str(error)) from error
         except StartRefused as error:
-            raise Internal(str(error)) from error
+            if error.code == "unavailable":
+                raise Unavailable(str(error)) from error
+            raise Invalid([Fault("", str(error))]) from error
 
     async def stop(
         self, job_id: str, rank: int | None, attempt: int, signal: str, grace_seconds: float, reason: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +25,14 @@ _SERVER = "server"
 """Whose claim an attempt is that was stopped before it was here."""
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Claims of the dead, and those of their ends that are in logs."""
+
+    claims: list[Claim]
+    ends: dict[TaskKey, Task]
+
+
 class Remains:
     """Reads and settles what lies on the disk; a claim is removed when its end is durable at the controller."""
 
@@ -41,6 +50,7 @@ class Remains:
         self._incarnation = incarnation
         self._table = table
         self._log_path = log_path
+        self._settling = asyncio.Lock()
         self._logs: dict[Path, set[TaskKey]] = {}
         """End logs of the dead, and which of their ends are not acknowledged."""
 
@@ -71,12 +81,15 @@ class Remains:
         except (OSError, ValueError):
             return None
 
-    async def look(self, alive: set[str], ungreeted: set[str]) -> None:
-        """At the server's start: reports what earlier ones left. ``alive`` are this incarnation's supervisors, of
-        which ``ungreeted`` have not said yet what they hold: their claims are reported as starting.
+    async def find(self, alive: set[str], ungreeted: set[str]) -> Left:
+        """At the server's start, before it starts anything: what earlier ones left, for ``settle``.
+
+        ``alive`` are this incarnation's supervisors, of which ``ungreeted`` have not said yet what they hold: their
+        claims are reported as starting.
         """
         held = await asyncio.to_thread(claims.held, self._data)
         logged = await asyncio.to_thread(self._read_logs, alive)
+        left = Left([], logged)
         for claim in held:
             ours = claim.incarnation == self._incarnation
             if self._table.get(claim.key) is not None:
@@ -84,10 +97,16 @@ class Remains:
             if ours and claim.supervisor in ungreeted:
                 self._table.update(new_task(claim.key, "starting"), claim.supervisor)
             elif not (ours and claim.supervisor in alive):
-                await self._settle(claim, logged.get(claim.key))
+                left.claims.append(claim)
         # Ends whose claim is gone were acknowledged; their log outlived its writer only.
         kept = {claim.key for claim in held}
         self._trim_logs([key for key in logged if key not in kept])
+        return left
+
+    async def settle(self, left: Left) -> None:
+        """Gives each of them its end. Takes as long as it takes to read their outputs."""
+        for claim in left.claims:
+            await self._settle(claim, left.ends.get(claim.key))
 
     async def lost(self, supervisor: str, keys: Iterable[TaskKey], in_flight: set[TaskKey]) -> None:
         """A supervisor of this incarnation is dead: ends what it held."""
@@ -124,11 +143,16 @@ class Remains:
         self._trim_logs(known)
 
     async def _settle(self, claim: Claim, logged: Task | None) -> None:
-        try:
-            task = await asyncio.to_thread(self._end, claim, logged)
-        except OSError as error:
-            log.error("output_not_recovered", job_id=claim.key[0], reason=str(error))
-            task = logged or self._lost_task(claim)
+        # One at a time: a supervisor that was dying when this server began is found, and told of, both.
+        async with self._settling:
+            known = self._table.get(claim.key)
+            if known is not None and known.ended:
+                return
+            try:
+                task = await asyncio.to_thread(self._end, claim, logged)
+            except OSError as error:
+                log.error("output_not_recovered", job_id=claim.key[0], reason=str(error))
+                task = logged or self._lost_task(claim)
         log.info("task_recovered", job_id=claim.key[0], task_rank=claim.key[1], reason=task["reason"])
         self._table.update(task, None)
 

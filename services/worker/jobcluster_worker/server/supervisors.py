@@ -31,7 +31,11 @@ class Claimed(Exception):
 
 
 class StartRefused(Exception):
-    """The attempt was not started and will not be, by this request."""
+    """The attempt was not started by this request; ``code`` says why, for programs."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class NoSupervisor(Exception):
@@ -182,7 +186,7 @@ class Supervisors:
                 self._take(supervisor, reply["task"])
             raise Claimed(text)
         if code not in ("full", "retired"):
-            raise StartRefused(text)
+            raise StartRefused(str(code), text)
         supervisor.refuses = True
         supervisor.leaving = supervisor.leaving or code == "retired"
         return False

@@ -135,12 +135,14 @@ class Rooms:
             epoch=lambda: self.epoch,
             max_tasks=100,
             limits_default={},
+            limits_max={},
         )
         self.changes = Changes(self.table, home.incarnation, self.jobs.acknowledge)
 
     async def open(self) -> None:
         await self.supervisors.open()
-        await self.remains.look(self.supervisors.names, self.supervisors.ungreeted)
+        left = await self.remains.find(self.supervisors.names, self.supervisors.ungreeted)
+        await self.remains.settle(left)
         self.changes.known.set()
 
     async def close(self) -> None:

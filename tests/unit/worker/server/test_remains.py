@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ class Disk:
         claims.prepare_directories(self.data)
         self.table = TaskTable()
         self.remains = Remains(self.data, self.state, "now", self.table, "/the/log")
+
+    async def look(self, alive: Iterable[str] = (), ungreeted: Iterable[str] = ()) -> None:
+        await self.remains.settle(await self.remains.find(set(alive), set(ungreeted)))
 
     def task(
         self,
@@ -75,7 +79,7 @@ def disk(tmp_path: Path) -> Disk:
 
 async def test_a_claim_of_an_earlier_life_without_an_end_is_lost_with_its_output_whole(disk: Disk) -> None:
     key = disk.task("job", output=b"12345")
-    await disk.remains.look(set(), set())
+    await disk.look()
     task = disk.known(key)
     assert (task["state"], task["reason"], task["exit_code"]) == ("lost", "worker_lost", None)
     assert task["output"]["merged"] == {"bytes": 5, "sha256": hashlib.sha256(b"12345").hexdigest()}
@@ -88,7 +92,7 @@ async def test_an_end_is_found_in_the_output_or_in_the_end_log_of_the_dead(disk:
     logged = disk.task("logged", output=b"abc")
     bare = disk.task("bare")
     path = disk.logged("before", "s1", disk.ended(logged, "failed", 7), disk.ended(bare, "failed", 8))
-    await disk.remains.look(set(), set())
+    await disk.look()
     assert disk.known(sealed)["state"] == "succeeded"
     assert (disk.known(logged)["exit_code"], disk.known(bare)["exit_code"]) == (7, 8)
     assert disk.known(logged)["output"]["merged"]["bytes"] == 3
@@ -105,7 +109,7 @@ async def test_claims_of_living_supervisors_are_theirs_and_those_of_silent_ones_
     silent = disk.task("silent", incarnation="now", supervisor="s2")
     gone = disk.task("gone", incarnation="now", supervisor="s3")
     kept = disk.logged("now", "s1", disk.ended(theirs, "succeeded"))
-    await disk.remains.look({"s1", "s2"}, {"s2"})
+    await disk.look({"s1", "s2"}, {"s2"})
     assert disk.table.get(theirs) is None
     assert disk.known(silent)["state"] == "starting"
     assert (disk.known(gone)["state"], disk.known(gone)["reason"]) == ("failed", "supervisor_lost")
@@ -114,7 +118,7 @@ async def test_claims_of_living_supervisors_are_theirs_and_those_of_silent_ones_
 
 async def test_ends_that_were_acknowledged_are_not_told_again_and_their_log_goes(disk: Disk) -> None:
     path = disk.logged("before", "s1", disk.ended(("heard", 0, 1), "succeeded"))
-    await disk.remains.look(set(), set())
+    await disk.look()
     assert (len(disk.table), path.exists()) == (0, False)
 
 
@@ -141,7 +145,8 @@ async def test_a_buried_attempt_is_stopped_and_cannot_be_claimed_any_more(disk: 
         claims.take(disk.data, Claim(key, "now", "s1", -1))
     # Also for a server that comes after this one.
     again = TaskTable()
-    await Remains(disk.data, disk.state, "later", again).look(set(), set())
+    remains = Remains(disk.data, disk.state, "later", again)
+    await remains.settle(await remains.find(set(), set()))
     entry = again.get(key)
     assert entry is not None
     assert entry.task == task

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from jobcluster_common.errors import Internal, NotFound, Unavailable
+from jobcluster_common.errors import Invalid, NotFound, Unavailable
 from jobcluster_worker.launcher.shapes import new_task
 from jobcluster_worker.output.log import recover
 from jobcluster_worker.output.reader import OutputReader
@@ -205,7 +205,7 @@ async def test_ends_and_claims_of_an_earlier_incarnation_are_told_once(home: Hom
 
 
 async def test_what_cannot_be_started_is_refused_with_its_cause(rooms: Rooms) -> None:
-    with pytest.raises(Internal, match="network"):
+    with pytest.raises(Invalid, match="network"):
         await rooms.start("bad", "true", network="moon")
     assert rooms.table.get(("bad", 0, 1)) is None
     rooms.epoch = 3
