@@ -22,10 +22,8 @@ TREES = {
     "double fork": "( ( trap '' TERM; echo ready; while :; do sleep 1; done ) & ) ; sleep 60",
     "nohup": "nohup sh -c \"trap '' TERM; echo ready; while :; do sleep 1; done\" & wait",
     "orphan of an orphan": (
-        'setsid sh -c \''
-        'setsid sh -c "trap \\"\\" TERM; echo ready; sleep 60; sleep 60" &\' '
+        'setsid sh -c \'setsid sh -c "trap \\"\\" TERM; echo ready; sleep 60; sleep 60" &\' & sleep 60'
     ),
-    "& sleep 60",
     "stopped": "sh -c 'echo ready; kill -STOP $$' & wait",
     "forks for ever": "trap '' TERM; echo ready; while :; do sleep 5 & sleep 0.01; done",
 }
