@@ -15,8 +15,9 @@ from jobcluster_worker.launcher import claims
 from jobcluster_worker.launcher.claims import Claim, claim_path, task_directory
 from jobcluster_worker.launcher.ends import end_log_path, read_ends
 from jobcluster_worker.launcher.shapes import Task, TaskKey, key_of, new_task, no_output
-from jobcluster_worker.output.log import DATA_NAME, OutputLog, recover
+from jobcluster_worker.output.log import DATA_NAME, OutputLog
 from jobcluster_worker.output.reader import OutputReader
+from jobcluster_worker.output.recovery import recover
 from jobcluster_worker.server.tasks import TaskTable
 
 log = structlog.get_logger()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import structlog
 from jobcluster_worker.backoff import delays
 from jobcluster_worker.launcher.shapes import Spec, TaskKey, Usage, id_of, key_of, new_task
 from jobcluster_worker.launcher.wire import Message
+from jobcluster_worker.server.crew import Crew, Supervisor
 from jobcluster_worker.server.peer import Peer, PeerLost
 from jobcluster_worker.server.tasks import TaskTable
 
@@ -42,33 +42,6 @@ class NoSupervisor(Exception):
     """None has room, and the launcher makes none."""
 
 
-@dataclass(slots=True)
-class Supervisor:
-    """One supervisor as the server sees it."""
-
-    name: str
-    capacity: int
-    peer: Peer | None = None
-    greeted: asyncio.Event = field(default_factory=asyncio.Event)
-    """It has said which tasks it holds, or is dead and what it held is settled."""
-    live: set[TaskKey] = field(default_factory=set)
-    unacknowledged: set[TaskKey] = field(default_factory=set)
-    starting: int = 0
-    """Starts sent and not answered."""
-    leaving: bool = False
-    refuses: bool = False
-    """It said that it is full; until one of its tasks ends."""
-    idle_since: float | None = None
-
-    @property
-    def load(self) -> int:
-        return len(self.live) + self.starting
-
-    @property
-    def empty(self) -> bool:
-        return not self.load and not self.unacknowledged
-
-
 class Supervisors:
     """Owns the connections. ``on_lost`` is awaited with a dead supervisor's name and the tasks it held."""
 
@@ -88,7 +61,7 @@ class Supervisors:
         """By resource, as the launcher tells it."""
         self._launcher: Peer | None = None
         self._listed = asyncio.Event()
-        self._by_name: dict[str, Supervisor] = {}
+        self._crew = Crew()
         self._gone: set[str] = set()
         self._adding = asyncio.Lock()
         self._in_flight: set[TaskKey] = set()
@@ -99,7 +72,7 @@ class Supervisors:
     @property
     def names(self) -> set[str]:
         """The supervisors that live."""
-        return set(self._by_name)
+        return set(self._crew)
 
     @property
     def in_flight(self) -> set[TaskKey]:
@@ -109,7 +82,7 @@ class Supervisors:
     @property
     def ungreeted(self) -> set[str]:
         """Those that have not answered yet: what they hold is not known."""
-        return {name for name, supervisor in self._by_name.items() if not supervisor.greeted.is_set()}
+        return {name for name, supervisor in self._crew.items() if not supervisor.greeted.is_set()}
 
     async def open(self) -> None:
         """Connects to all, in parallel; who does not answer within a second is waited for in the background.
@@ -126,7 +99,7 @@ class Supervisors:
                 await self._listed.wait()
         except TimeoutError:
             raise PeerLost("the launcher does not answer") from None
-        greetings = [asyncio.ensure_future(s.greeted.wait()) for s in self._by_name.values()]
+        greetings = [asyncio.ensure_future(s.greeted.wait()) for s in self._crew.values()]
         if greetings:
             _, late = await asyncio.wait(greetings, timeout=HELLO_SECONDS)
             for greeting in late:
@@ -142,7 +115,7 @@ class Supervisors:
         for job in tuple(self._jobs):
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
-        for peer in (self._launcher, *(s.peer for s in self._by_name.values())):
+        for peer in (self._launcher, *(s.peer for s in self._crew.values())):
             if peer is not None:
                 peer.close()
 
@@ -213,8 +186,8 @@ class Supervisors:
     def stop_all(self, signal: str, grace_seconds: float, reason: str) -> None:
         """Has every task stopped, on all supervisors that can be reached."""
         order = {"op": "stop_all", "signal": signal, "grace_seconds": grace_seconds, "reason": reason}
-        for supervisor in self._by_name.values():
-            _try_to_send(supervisor, order)
+        for supervisor in self._crew.values():
+            supervisor.tell(order)
 
     async def usage(self, key: TaskKey, holder: str) -> Usage | None:
         """What a task uses now; None if nobody can tell in time."""
@@ -227,40 +200,27 @@ class Supervisors:
 
     def acknowledge(self, holder: str, keys: Iterable[TaskKey]) -> None:
         """Tells a supervisor that these ends are durable: it forgets them."""
-        supervisor = self._by_name.get(holder)
+        supervisor = self._crew.get(holder)
         if supervisor is None:
             return
         known = list(keys)
-        _try_to_send(supervisor, {"op": "ack", "tasks": [id_of(key) for key in known]})
+        supervisor.tell({"op": "ack", "tasks": [id_of(key) for key in known]})
         supervisor.unacknowledged.difference_update(known)
         self._look_for_idle()
 
     # -- who has room
 
     async def _with_room(self) -> Supervisor:
-        found = self._pick()
+        found = self._crew.pick()
         if found is not None:
             return found
         async with self._adding:
             # Another start may have had one made while this one waited.
-            found = self._pick()
+            found = self._crew.pick()
             while found is None:
                 await self._add()
-                found = self._pick()
+                found = self._crew.pick()
             return found
-
-    def _pick(self) -> Supervisor | None:
-        """The fullest with room, so that the others become empty and can go."""
-        usable = [
-            s
-            for s in self._by_name.values()
-            if s.peer is not None
-            and s.greeted.is_set()
-            and not s.leaving
-            and not s.refuses
-            and s.load < s.capacity
-        ]
-        return max(usable, key=lambda s: s.load, default=None)
 
     async def _add(self) -> None:
         if self._launcher is None:
@@ -270,30 +230,21 @@ class Supervisors:
             self._launcher.send({"op": "add_supervisor"})
             async with asyncio.timeout(ADD_SECONDS):
                 await self._listed.wait()
-                new = [s.greeted.wait() for s in self._by_name.values() if not s.greeted.is_set()]
-                if new:
-                    await asyncio.wait(
-                        [asyncio.ensure_future(greeting) for greeting in new],
-                        return_when=asyncio.FIRST_COMPLETED,
-                    )
+                # Not for one that was silent before: the new one may have greeted already.
+                if self._crew.pick() is None:
+                    await self._crew.any_greeting()
         except (TimeoutError, PeerLost) as error:
             raise NoSupervisor(f"the launcher made none: {error}") from None
 
     def _look_for_idle(self) -> None:
-        """Of the empty ones one is kept; the others go after a while. At most one timer runs."""
+        """Sends away who has been empty for long, beyond one. At most one timer runs."""
         now = asyncio.get_running_loop().time()
-        empty = [s for s in self._by_name.values() if s.empty and not s.leaving and s.greeted.is_set()]
-        for supervisor in self._by_name.values():
-            if supervisor not in empty:
-                supervisor.idle_since = None
-            elif supervisor.idle_since is None:
-                supervisor.idle_since = now
-        extra = sorted(empty, key=lambda s: s.idle_since or now)[1:]
+        extra = self._crew.extra(now)
         for supervisor in extra:
             if now - (supervisor.idle_since or now) >= IDLE_SECONDS:
                 supervisor.leaving = True
-                _try_to_send(supervisor, {"op": "retire"})
-        if len(extra) and self._idle_timer is None and not self._closing:
+                supervisor.tell({"op": "retire"})
+        if extra and self._idle_timer is None and not self._closing:
             self._idle_timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._idle_elapsed)
 
     def _idle_elapsed(self) -> None:
@@ -306,9 +257,9 @@ class Supervisors:
         if message.get("event") == "supervisors":
             self.enforced = message.get("enforced") or self.enforced
             for name in message["names"]:
-                if name not in self._by_name and name not in self._gone:
-                    self._by_name[name] = Supervisor(name, self._capacity)
-                    self._connect(self._by_name[name])
+                if name not in self._crew and name not in self._gone:
+                    self._crew[name] = Supervisor(name, self._capacity)
+                    self._connect(self._crew[name])
             self._listed.set()
         elif message.get("event") == "supervisor_ended":
             self._supervisor_ended(message["name"], [key_of(task) for task in message.get("tasks", ())])
@@ -334,7 +285,7 @@ class Supervisors:
         """Until the launcher says that it is dead: only the launcher knows."""
         for wait in delays(0.05, 2.0):
             await asyncio.sleep(wait)
-            if self._by_name.get(supervisor.name) is not supervisor:
+            if self._crew.get(supervisor.name) is not supervisor:
                 return
             if supervisor.peer is None or supervisor.peer.closed:
                 self._connect(supervisor)
@@ -343,7 +294,7 @@ class Supervisors:
     def _connection_lost(self, supervisor: Supervisor) -> None:
         supervisor.peer = None
         supervisor.greeted.clear()
-        if not self._closing and self._by_name.get(supervisor.name) is supervisor:
+        if not self._closing and self._crew.get(supervisor.name) is supervisor:
             self._run(self._reconnect(supervisor))
 
     def _from_supervisor(self, supervisor: Supervisor, message: Message) -> None:
@@ -382,7 +333,7 @@ class Supervisors:
 
     def _supervisor_ended(self, name: str, keys: list[TaskKey]) -> None:
         self._gone.add(name)
-        supervisor = self._by_name.pop(name, None)
+        supervisor = self._crew.pop(name, None)
         held = list(dict.fromkeys([*keys, *self._table.held_by(name)]))
         self._table.orphan(held)
         if supervisor is not None and supervisor.peer is not None:
@@ -398,7 +349,7 @@ class Supervisors:
             supervisor.greeted.set()
 
     def _peer(self, holder: str) -> Peer:
-        supervisor = self._by_name.get(holder)
+        supervisor = self._crew.get(holder)
         if supervisor is None or supervisor.peer is None:
             raise PeerLost(f"supervisor {holder} cannot be reached")
         return supervisor.peer
@@ -415,12 +366,3 @@ class Supervisors:
         self._jobs.discard(job)
         if not job.cancelled() and (error := job.exception()) is not None:
             log.error("server_fault", exc_info=error)
-
-
-def _try_to_send(supervisor: Supervisor, message: Mapping[str, Any]) -> None:
-    """What is lost with a connection is said again after its next hello, or by the supervisor's death."""
-    if supervisor.peer is not None:
-        try:
-            supervisor.peer.send(message)
-        except PeerLost as error:
-            log.warning("supervisor_unreachable", supervisor=supervisor.name, reason=str(error))

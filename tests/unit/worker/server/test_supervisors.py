@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from jobcluster_common.errors import Invalid, NotFound, Unavailable
 from jobcluster_worker.launcher.shapes import new_task
-from jobcluster_worker.output.log import recover
 from jobcluster_worker.output.reader import OutputReader
+from jobcluster_worker.output.recovery import recover
 from jobcluster_worker.server import supervisors as module
 from jobcluster_worker.server.jobs import Draining, StaleEpoch
 
