@@ -232,12 +232,10 @@ def test_five_hundred_short_jobs_tell_their_exit_codes_and_leave_nothing(own_clu
     data = own_cluster.directory / worker.name / "data"
     own_cluster.run({"command": "true"})
 
-    def held() -> dict[str, int]:
+    def held() -> list[int]:
+        """How many descriptors each process of the worker holds, the launcher's first."""
         tree = [worker.pid, *descendants(worker.pid)]
-        return {
-            descendants(worker.pid).get(p, "launcher"): len(list(Path(f"/proc/{p}/fd").iterdir()))
-            for p in tree
-        }
+        return [len(list(Path(f"/proc/{p}/fd").iterdir())) for p in tree]
 
     def claims() -> list[Path]:
         return list((data / "claims").iterdir())
@@ -255,9 +253,8 @@ def test_five_hundred_short_jobs_tell_their_exit_codes_and_leave_nothing(own_clu
         for code, job in pool.map(one, [n % 256 for n in range(500)]):
             assert (job["exit_code"], job["reason"]) == (code, "exited"), job
     eventually(lambda: not claims(), what="no claim left")
-    assert eventually(lambda: len(held()) <= len(before) + 1, what="no process left")
-    after = held()
-    for name, count in before.items():
-        assert after[name] <= count + 8, (name, before, after)
+    # Supervisors made for the crowd go when they have been idle for a while.
+    eventually(lambda: len(descendants(worker.pid)) < len(before), within=60, what="no process left")
+    eventually(lambda: sum(held()) <= sum(before) + 8, what=f"about {before} descriptors")
     work = list((data / "jobs").glob("*/*/work/*"))
     assert work == []
