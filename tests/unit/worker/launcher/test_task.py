@@ -126,11 +126,11 @@ def test_an_absolute_cwd_is_used_as_it_is(supervisor: Supervisor) -> None:
     assert text_of(supervisor.run("pwd", cwd="/usr")) == "/usr\n"
 
 
-def test_files_do_not_follow_a_link_out_of_a_given_cwd_with_more_rights(
+def test_files_are_put_into_a_given_cwd_with_no_more_rights_than_the_tasks_own(
     scratch: Path, worker: Worker
 ) -> None:
     target = scratch / "target"
-    target.mkdir(mode=0o700)
+    target.mkdir(mode=0o500)
     task = worker.supervisor().run("true", cwd=str(target), files={"f": "x"})
     assert facts(task)[:2] == ("failed", "start_failed")
     assert not list(target.iterdir())

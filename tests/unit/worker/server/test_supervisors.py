@@ -97,7 +97,8 @@ async def test_when_all_supervisors_are_full_another_is_made_and_empty_ones_go(
     rooms = Rooms(home)
     await rooms.open()
     keys = await asyncio.gather(*(rooms.start(f"many-{n}", "sleep", "600") for n in range(5)))
-    assert len(rooms.supervisors.names) == 3
+    alone = os.geteuid() != 0  # a plain user's supervisors have one task each
+    assert len(rooms.supervisors.names) == (5 if alone else 3)
     rooms.supervisors.stop_all("KILL", 0.0, "stopped")
     ends = [await rooms.end(key) for key in keys]
     assert {(e["state"], e["reason"]) for e in ends} == {("stopped", "stopped")}
@@ -124,8 +125,8 @@ async def test_a_dead_supervisors_tasks_end_supervisor_lost_with_all_their_outpu
     assert not lives(task["pid"])
     rooms.jobs.acknowledge([key, ("ended", 0, 1)])
     assert ended["state"] == "succeeded"
-    assert claims(home) == []
-    assert list((home.state / "ends").iterdir()) == []
+    await rooms.settled(lambda: claims(home) == [])
+    await rooms.settled(lambda: not list((home.state / "ends").glob("*.s1.log")))
     assert (await rooms.end(await rooms.start("next", "true")))["state"] == "succeeded"
 
 
