@@ -4,18 +4,22 @@ Its root directory is one of the host's (the host's own by default), mounted rea
 guest's own, /scratch is an ext4 file system on a block device. It boots in about two seconds and has one CPU.
 """
 
+import contextlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 PACKAGES = {"linux.uml": "user-mode-linux", "mkfs.ext4": "e2fsprogs"}
 NEVER_CAME_BACK = 125
+_LAST_WORDS = (b"sysrq: Power Off\n", b"reboot: Power down\n")
 
 INIT = Path(__file__).with_name("guest_init.sh")
 
@@ -44,14 +48,35 @@ class Guest:
             place = Path(name)
             self._write_control(place / "control", command, environment or {})
             self._make_disk(place / "disk")
-            try:
-                subprocess.run(self._argv(place), stdin=subprocess.DEVNULL, timeout=self.timeout_seconds, check=False)
-            except subprocess.TimeoutExpired:
-                sys.stderr.write(f"the guest was not done after {self.timeout_seconds:.0f} s\n")
+            if not self._boot(place):
                 return NEVER_CAME_BACK
             status = place / "control" / "status"
             text = status.read_text().strip() if status.exists() else ""
             return int(text) if text else NEVER_CAME_BACK
+
+    def _boot(self, place: Path) -> bool:
+        """Runs the kernel to its power-off and passes its console on; False when it took too long."""
+        with subprocess.Popen(
+            self._argv(place),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        ) as kernel:
+            # Every process of the guest is a process here, of the kernel's group.
+            alarm = threading.Timer(self.timeout_seconds, os.killpg, (kernel.pid, signal.SIGKILL))
+            alarm.start()
+            try:
+                assert kernel.stdout is not None
+                _pass_on(kernel.stdout.fileno())
+                in_time = alarm.is_alive()
+            finally:
+                alarm.cancel()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(kernel.pid, signal.SIGKILL)
+        if not in_time:
+            sys.stderr.write(f"the guest was not done after {self.timeout_seconds:.0f} s\n")
+        return in_time
 
     def _write_control(self, control: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
         control.mkdir()
@@ -85,17 +110,39 @@ class Guest:
         ]
 
 
+def _pass_on(console: int) -> None:
+    """Copies the console to stdout as it comes, but for the kernel's own last words."""
+    line = b""
+    while part := os.read(console, 65536):
+        for piece in part.replace(b"\r", b"").splitlines(keepends=True):
+            line += piece
+            if not any(line.startswith(word[: len(line)]) for word in _LAST_WORDS):
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+                line = b""
+            elif line.endswith(b"\n"):
+                line = b""
+
+
 def ensure_packages() -> None:
     """Installs Debian's packages that are missing. Raises GuestUnavailable where that is not possible."""
-    missing = [package for program, package in PACKAGES.items() if not shutil.which(program, path=_system_path()["PATH"])]
+    missing = [
+        package
+        for program, package in PACKAGES.items()
+        if not shutil.which(program, path=_system_path()["PATH"])
+    ]
     if not missing:
         return
     remedy = f"apt-get install {' '.join(missing)}"
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise GuestUnavailable(f"no cgroup v2 controllers here, and no user-mode Linux to have them in: {remedy}")
+        raise GuestUnavailable(
+            f"no cgroup v2 controllers here, and no user-mode Linux to have them in: {remedy}"
+        )
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for arguments in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *missing]):
-        if subprocess.run(["apt-get", *arguments], env=quiet, stdout=subprocess.DEVNULL, check=False).returncode:
+        if subprocess.run(
+            ["apt-get", *arguments], env=quiet, stdout=subprocess.DEVNULL, check=False
+        ).returncode:
             raise GuestUnavailable(f"apt-get {arguments[0]} failed; needed: {remedy}")
 
 
