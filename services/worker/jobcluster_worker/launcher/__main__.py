@@ -1,7 +1,12 @@
 """Run as a directory by ``python -I -S``: this process becomes the launcher. Stdlib only."""
 
 import os
+import signal
 import sys
+
+# Until the launcher can act on them. As the first process of a container it would else never see a SIGTERM that
+# comes this early: there the default action is not taken (pid_namespaces(7)).
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 # The directory itself comes off the path, lest a module here be taken for one of the standard library; the package's
 # parent goes to the very end, so that the standard library always wins.

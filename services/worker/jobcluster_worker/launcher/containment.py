@@ -5,6 +5,7 @@ None of them can be left by a process: not by setsid, a double fork or nohup. Th
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from typing import Protocol
@@ -38,8 +39,9 @@ class LeafOfTree(Protocol):
 class InLeaf:
     """Membership by cgroup: cgroup.procs, cgroup.kill, cgroup.events."""
 
-    def __init__(self, leaf: LeafOfTree) -> None:
-        self._leaf = leaf
+    def __init__(self, leaf: LeafOfTree, zombies: Callable[[], bool]) -> None:
+        """``zombies`` tells whether a child of ours, other than a leader, is of this task."""
+        self._leaf, self._zombies = leaf, zombies
 
     def signal(self, number: int) -> None:
         self._leaf.signal(number)
@@ -48,7 +50,8 @@ class InLeaf:
         self._leaf.kill()
 
     def empty(self) -> bool:
-        return not self._leaf.populated()
+        # A process leaves the cgroup before it can be reaped: populated 0 does not mean that it is gone.
+        return not self._leaf.populated() and not self._zombies()
 
 
 class ByUid:
@@ -76,8 +79,10 @@ class ByDescent:
         self._living = living
 
     def signal(self, number: int) -> None:
-        for pid in processes.descendants():
-            processes.send(pid, number)
+        members = processes.descendants()
+        parents = {os.getpid(), *members}
+        for pid in members:
+            processes.send_to_child(pid, number, parents)
 
     def kill(self) -> None:
         kill_below()
@@ -91,15 +96,18 @@ def kill_below(pid: int | str = "self", spare: frozenset[int] = frozenset()) -> 
 
     First all are stopped, until a look finds none that is new: what is stopped cannot fork, so none is missed.
     """
-    seen: set[int] = set()
+    top = os.getpid() if pid == "self" else int(pid)
+    stopped: set[int] = set()
     for _ in range(1000):
-        tops = [top for top in processes.children(pid) if top not in spare]
-        found = {*tops, *(other for top in tops for other in processes.descendants(top))}
-        new = found - seen
-        if not new:
+        # Parents come before their children, and a parent that is stopped reaps nobody: the numbers stay true.
+        found = [child for child in processes.children(pid) if child not in spare]
+        for child in found:
+            found += [other for other in processes.children(child) if other not in found]
+        before = len(stopped)
+        for other in found:
+            if other not in stopped and processes.send_to_child(other, signal.SIGSTOP, {top, *stopped}):
+                stopped.add(other)
+        if len(stopped) == before:
             break
-        for other in new:
-            processes.send(other, signal.SIGSTOP)
-        seen |= new
-    for other in seen:
+    for other in stopped:
         processes.send(other, signal.SIGKILL)

@@ -9,12 +9,12 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobcluster_worker.launcher import processes
+from jobcluster_worker.launcher.loop import hold_signals, release_signals
 from jobcluster_worker.launcher.notes import note
 from jobcluster_worker.launcher.rundirectory import RunDirectory
 from jobcluster_worker.launcher.start import Site
@@ -82,10 +82,13 @@ class Crew:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             undo.callback(theirs.close)
             undo.callback(ours.close)
+            hold_signals()
+            undo.callback(release_signals)
             pid = os.fork()
             if pid == 0:
                 self._become(post, listener, ours, theirs)
             undo.pop_all()
+        release_signals()
         listener.close()
         theirs.close()
         self._made += 1
@@ -136,7 +139,9 @@ class Crew:
                 self._site.tree.enter_supervisors()
             Supervisor(post, self._site, listener, theirs).run()
             code = 0
-        except BaseException:
-            traceback.print_exc(file=sys.stderr)
+        except BaseException as error:
+            note(
+                "callback_failed", "error", why=repr(error), traceback=traceback.format_exc(limit=-4)[-2000:]
+            )
         finally:
             os._exit(code)

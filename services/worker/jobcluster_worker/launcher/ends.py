@@ -52,6 +52,8 @@ class EndLog:
         :raises OSError: it cannot be rewritten; the file is as before.
         """
         left = list(remaining)
+        if not left:
+            self._unwritten.clear()
         if self._fd < 0 or (left and self._size < COMPACT_BYTES):
             return
         if not left:

@@ -15,7 +15,7 @@ from jobcluster_worker.launcher import processes
 from jobcluster_worker.launcher.containment import kill_below
 from jobcluster_worker.launcher.crew import Crew, Member
 from jobcluster_worker.launcher.link import Link
-from jobcluster_worker.launcher.loop import Loop
+from jobcluster_worker.launcher.loop import Loop, release_signals
 from jobcluster_worker.launcher.lost import LostSupervisor
 from jobcluster_worker.launcher.notes import note
 from jobcluster_worker.launcher.rundirectory import RunDirectory
@@ -68,6 +68,7 @@ class Launcher:
         self._loop.on_signal(signal.SIGINT, self._on_term)
         self._loop.on_signal(signal.SIGHUP, self._on_term)
         self._loop.on_signal(signal.SIGCHLD, self._reap)
+        release_signals()
         self._loop.after_events = self._link.flush
         note("launcher_started", pid=os.getpid(), incarnation=self._incarnation)
         self._crew.add()
@@ -103,7 +104,8 @@ class Launcher:
         self._link.reply(
             {
                 "event": "supervisors",
-                "names": self._crew.names,
+                # The dead too, as long as something of them lives: their tasks have not ended yet.
+                "names": [*self._crew.names, *(lost.post.name for lost in self._lost)],
                 "tasks_per_supervisor": self._crew.tasks_per_supervisor,
                 "enforced": self._site.enforced,
                 "confinement": confine.what_is_enforced(),
@@ -148,35 +150,42 @@ class Launcher:
     def _supervisor_ended(self, member: Member, code: int) -> None:
         self._crew.remove(member)
         note("supervisor_ended", "info" if code == 0 else "warning", name=member.post.name, code=code)
-        try:
-            lost = LostSupervisor(member.post, self._site)
-        except OSError as error:
-            note("supervisor_lost", "error", name=member.post.name, why=str(error))
-            return
+        lost = LostSupervisor(member.post, self._site)
         self._lost.append(lost)
-        if code != 0:
-            lost.kill(self._own)
-        self._clear(lost, _FIRST_LOOK_SECONDS)
+        self._clear(lost, _FIRST_LOOK_SECONDS, kill=code != 0)
 
     @property
     def _own(self) -> frozenset[int]:
         return frozenset({self._server.pid, *self._crew.pids})
 
-    def _clear(self, lost: LostSupervisor, wait: float) -> None:
-        """Kills what a dead supervisor left until nothing is left, then tells."""
-        if not lost.gone(self._own):
-            lost.kill(self._own)
+    def _clear(self, lost: LostSupervisor, wait: float, kill: bool = False) -> None:
+        """Kills what a dead supervisor left until nothing is left, then tells. Only that ends it, no fault does."""
+        try:
+            cleared = lost.clear(self._own, kill)
+        except OSError as error:
+            note("supervisor_lost", "error", name=lost.post.name, why=str(error))
+            cleared = False
+        if not cleared:
             again = min(wait * 2, _LATER_LOOK_SECONDS)
             self._loop.after(wait, partial(self._clear, lost, again))
             return
-        lost.clear()
         self._lost.remove(lost)
         self._crew.give_back(lost.post.uids)
         self._link.reply({"event": "supervisor_ended", "name": lost.post.name, "tasks": lost.tasks})
-        if not self._crew and not self._stopping:
-            self._crew.add()
-            self._tell_names()
+        self._replace(_FIRST_LOOK_SECONDS)
         self._exit_if_done()
+
+    def _replace(self, wait: float) -> None:
+        """There is always one supervisor; where none can be made (out of processes), later."""
+        if self._crew or self._stopping:
+            return
+        try:
+            self._crew.add()
+        except (OSError, NoUids) as error:
+            note("supervisor_lost", "error", why=f"cannot be made: {error}")
+            self._loop.after(wait, partial(self._replace, min(wait * 2, _LATER_LOOK_SECONDS)))
+        else:
+            self._tell_names()
 
     # --- the end
 
@@ -201,21 +210,21 @@ class Launcher:
             self._take_over()
 
     def _take_over(self) -> None:
-        """Has the tasks stopped by the supervisors alone; where the server has begun that, it changes nothing."""
-        if self._taken_over:
-            return
-        self._taken_over = True
-        grace = self._bootstrap.grace_seconds
-        self._stop_tasks("TERM", grace)
+        """Has the tasks stopped by the supervisors alone; where the server has begun that, it changes nothing.
+
+        Again once the server is gone: nobody else lets the supervisors go then.
+        """
+        if not self._taken_over:
+            self._taken_over = True
+            self._stop_tasks("TERM", self._bootstrap.grace_seconds)
         if not self._server.pid:
-            self._loop.after(grace + _LAST_SECONDS, self._end_at_once)
+            self._crew.tell_all({"op": "retire"})
+            self._loop.after(self._bootstrap.grace_seconds + _LAST_SECONDS, self._end_at_once)
         self._exit_if_done()
 
     def _stop_tasks(self, name: str, grace_seconds: float) -> None:
         order = {"signal": name, "grace_seconds": grace_seconds, "reason": "worker_shutdown"}
         self._crew.tell_all({"op": "stop_all", **order})
-        if not self._server.pid:
-            self._crew.tell_all({"op": "retire"})
 
     def _end_at_once(self) -> None:
         """A second SIGTERM, or no time left: everything is killed, ends are still written."""

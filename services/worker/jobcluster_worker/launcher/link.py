@@ -16,6 +16,7 @@ from jobcluster_worker.launcher.wire import Channel, Message, ProtocolError
 
 _EVENTS_BACKLOG = 256 * 1024
 _READ_BACKLOG = 1024 * 1024
+_ACCEPT_AGAIN_SECONDS = 1.0
 
 OnMessage = Callable[[Message], None]
 
@@ -27,12 +28,14 @@ class Link:
         self._loop = loop
         self._on_message = on_message
         self._channel: Channel | None = None
+        self.connection = 0
+        """Counts the connections; 0 before the first."""
         self._greeted = False
         self._reading = True
         self._mask = 0
         self._changed: dict[TaskKey, Task] = {}
         self._listener = listener
-        loop.watch(listener.fileno(), READ, self._accept)
+        self._watch_listener()
 
     @property
     def idle(self) -> bool:
@@ -44,7 +47,7 @@ class Link:
         self._loop.unwatch(self._listener.fileno())
         self._listener.close()
         self._listener = listener
-        self._loop.watch(listener.fileno(), READ, self._accept)
+        self._watch_listener()
 
     def greet(self, hello: Message) -> None:
         """Answers a hello: its snapshot contains whatever waited to be told."""
@@ -104,12 +107,23 @@ class Link:
             self._mask = mask
             self._loop.watch(channel.fileno(), mask, self._ready)
 
+    def _watch_listener(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.watch(self._listener.fileno(), READ, self._accept)
+
     def _accept(self, _events: int) -> None:
         try:
             sock, _ = self._listener.accept()
         except (BlockingIOError, ConnectionError):
             return
+        except OSError as error:
+            # Out of descriptors: it stays readable, and the loop must not spin on it.
+            note("connection_dropped", "warning", why=f"accept: {error}")
+            self._loop.unwatch(self._listener.fileno())
+            self._loop.after(_ACCEPT_AGAIN_SECONDS, self._watch_listener)
+            return
         self._drop("")
+        self.connection += 1
         self._channel = Channel(sock)
         self._mask = READ
         self._loop.watch(sock.fileno(), READ, self._ready)

@@ -11,11 +11,12 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+
+from jobcluster_worker.launcher.notes import note
 
 Callback = Callable[[], None]
 
@@ -23,18 +24,34 @@ READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 URGENT = select.EPOLLPRI
 
+_CANCELLED_TIMERS = 64
+_HELD_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+
+
+def hold_signals() -> None:
+    """Until they are released: whoever is not ready for them must neither die of them, nor lose them, nor, just
+    forked, tell its parent's loop of its own.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_SIGNALS)
+
+
+def release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_SIGNALS)
+
 
 class Timer:
     """A call at a time; cancel is final."""
 
-    __slots__ = ("callback", "when")
+    __slots__ = ("_cancelled", "callback")
 
-    def __init__(self, when: float, callback: Callback) -> None:
-        self.when = when
+    def __init__(self, callback: Callback, cancelled: Callback) -> None:
         self.callback: Callback | None = callback
+        self._cancelled = cancelled
 
     def cancel(self) -> None:
-        self.callback = None
+        if self.callback is not None:
+            self.callback = None
+            self._cancelled()
 
 
 class Loop:
@@ -46,6 +63,7 @@ class Loop:
         self._watched: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
+        self._cancelled = 0
         self._posted: deque[Callback] = deque()
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._signals: dict[int, Callback] = {}
@@ -70,9 +88,22 @@ class Loop:
 
     def at(self, when: float, callback: Callback) -> Timer:
         """Calls back at ``when`` on this loop's clock, in seconds."""
-        timer = Timer(when, callback)
+        timer = Timer(callback, self._count_cancelled)
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
+
+    @property
+    def timers(self) -> int:
+        """How many are kept, cancelled ones among them."""
+        return len(self._timers)
+
+    def _count_cancelled(self) -> None:
+        """A timeout of days, cancelled after a second, must not be kept for days."""
+        self._cancelled += 1
+        if self._cancelled > _CANCELLED_TIMERS and self._cancelled > len(self._timers) // 2:
+            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
 
     def after(self, seconds: float, callback: Callback) -> Timer:
         return self.at(self.clock() + seconds, callback)
@@ -124,6 +155,7 @@ class Loop:
         timeout = None
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
+            self._cancelled = max(0, self._cancelled - 1)
         if self._timers:
             timeout = max(0.0, self._timers[0][0] - self.clock())
         return self._epoll.poll(timeout)
@@ -133,7 +165,9 @@ class Loop:
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             callback, timer.callback = timer.callback, None
-            if callback is not None:
+            if callback is None:
+                self._cancelled = max(0, self._cancelled - 1)
+            else:
                 _guard(callback)
 
     def _run_posted(self, _events: int) -> None:
@@ -162,5 +196,5 @@ def _guard(callback: Callable[..., None], *args: int) -> None:
     # One task's fault (a full disk, a vanished directory) must not take its neighbours down.
     try:
         callback(*args)
-    except Exception:
-        traceback.print_exc(file=sys.stderr)
+    except Exception as error:
+        note("callback_failed", "error", why=repr(error), traceback=traceback.format_exc(limit=-4)[-2000:])

@@ -107,7 +107,7 @@ def _reserve_uids() -> uids.Block | None:
         return None
     for first in (uids.FIRST_UID, uids.FIRST_UID_OF_SMALL_MAP):
         if uids.mapped(first, uids.BLOCK_UIDS):
-            return uids.Block.reserve(first)
+            return uids.Block.reserve(first, processes.uids_in_use())
     raise CannotStart(
         "this user namespace maps too few uids for tasks to have their own; map 65536, or start the worker as a plain"
         " user"

@@ -20,6 +20,16 @@ class Orphans:
 
     def look(self) -> list[tuple[int, float]]:
         """Finds new orphans and reaps those that have ended; gives uid and CPU seconds of each of these."""
+        gone: list[tuple[int, float]] = []
+        while True:
+            self._find()
+            reaped = self._reap()
+            if not reaped:
+                return gone
+            # Whoever was reaped may have left us its own children since we looked.
+            gone += reaped
+
+    def _find(self) -> None:
         for pid in processes.children():
             if pid in self._uids or self._is_leader(pid):
                 continue
@@ -28,7 +38,6 @@ class Orphans:
             if uid is None or self._is_starting(uid) or (uid == self._own_uid and self._is_starting(None)):
                 continue
             self._uids[pid] = uid
-        return self._reap()
 
     def any(self) -> bool:
         """Whether one lives, of whatever task."""

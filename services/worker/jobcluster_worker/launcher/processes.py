@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import threading
+from collections.abc import Container
 from pathlib import Path
 
 from jobcluster_worker.sandbox import libc
@@ -83,13 +84,28 @@ def uid_of(pid: int) -> int | None:
 
     /proc/PID's owner would not do: it is root for a process that made itself undumpable (proc(5)).
     """
+    return _status(pid, b"\nUid:")
+
+
+def parent_of(pid: int) -> int | None:
+    """Pid of a process's parent, None when there is no such process."""
+    return _status(pid, b"\nPPid:")
+
+
+def uids_in_use() -> set[int]:
+    """Real uids of all processes that this one can see."""
+    uids = {uid_of(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    return {uid for uid in uids if uid is not None}
+
+
+def _status(pid: int, name: bytes) -> int | None:
     try:
         with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
             text = file.read(4096)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    at = text.find(b"\nUid:")
-    return int(text[at + 5 :].split(None, 1)[0]) if at >= 0 else None
+    at = text.find(name)
+    return int(text[at + len(name) :].split(None, 1)[0]) if at >= 0 else None
 
 
 def reap(pid: int) -> tuple[int, float] | None:
@@ -126,6 +142,32 @@ def send(pid: int, number: int) -> bool:
     return True
 
 
+def send_to_child(pid: int, number: int, parents: Container[int]) -> bool:
+    """Signals a process if it is a child of one of these; False when it is not, or is gone.
+
+    Others may reap it, and its number then mean a stranger: the descriptor holds the process, and its parent tells
+    whether it is the one that was meant.
+    """
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # Out of descriptors: what is to be stopped must not live on for that.
+        return parent_of(pid) in parents and send(pid, number)
+    try:
+        if parent_of(pid) not in parents:
+            return False
+        signal.pidfd_send_signal(fd, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    finally:
+        os.close(fd)
+    return True
+
+
 def signal_uid(uid: int, signaller: int, number: int) -> None:
     """Signals every process of a uid at once: kill(-1) walks all processes under one lock, so no fork slips through.
 
@@ -151,7 +193,10 @@ def signal_uid(uid: int, signaller: int, number: int) -> None:
                 failure.append(OSError(number_of_error, os.strerror(number_of_error)))
 
     thread = threading.Thread(target=run, name="signal-uid")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise BlockingIOError(errno.EAGAIN, f"thread: {error}") from error
     thread.join()
     if failure:
         raise failure[0]

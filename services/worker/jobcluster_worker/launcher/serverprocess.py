@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 
 from jobcluster_worker.launcher import processes
-from jobcluster_worker.launcher.loop import Loop, Timer
+from jobcluster_worker.launcher.loop import Loop, Timer, hold_signals, release_signals
 from jobcluster_worker.launcher.notes import note
 from jobcluster_worker.sandbox import libc
 from jobcluster_worker.sandbox.posix_spawn import default_signals
@@ -39,13 +39,11 @@ class ServerProcess:
         self._started_at = self._loop.clock()
         try:
             self._before_start()
-            self.pid = os.fork()
+            self.pid = self._fork()
         except OSError as error:
             note("server_ended", "error", why=f"cannot be started: {error}")
             self._plan()
             return
-        if self.pid == 0:
-            self._become()
         note("server_started", pid=self.pid)
 
     def ended(self) -> None:
@@ -71,12 +69,25 @@ class ServerProcess:
         self._timer = self._loop.after(self._delay, self.start)
         self._delay = min(self._delay * 2, LAST_DELAY_SECONDS)
 
-    def _become(self) -> None:
+    def _fork(self) -> int:
+        launcher = os.getpid()
+        hold_signals()
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become(launcher)
+            return pid
+        finally:
+            release_signals()
+
+    def _become(self, launcher: int) -> None:
         """The child: its own session (a terminal's Ctrl-C is the launcher's to handle), and no life of its own
         after the launcher's death: there would be nobody to tell it of a supervisor's end.
         """
         try:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, step="PR_SET_PDEATHSIG")
+            if os.getppid() != launcher:
+                os._exit(127)
             os.setsid()
             default_signals()
             self._redirect()

@@ -257,14 +257,11 @@ class Start:
             raise StartFailed("EINVAL: stdin is not base64") from None
         if len(content) > STDIN_BYTES:
             raise StartFailed(f"EINVAL: stdin: {len(content)} bytes, {STDIN_BYTES} at most")
-        fd = os.memfd_create("stdin")
-        with contextlib.closing(os.fdopen(fd, "wb", closefd=False)) as file:
+        with os.fdopen(os.memfd_create("stdin"), "wb") as file:
             file.write(content)
-        # Opened again for reading only: what the task reads cannot be changed through its descriptor 0.
-        try:
-            return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-        finally:
-            os.close(fd)
+            file.flush()
+            # Opened again for reading only: what the task reads cannot be changed through its descriptor 0.
+            return os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 @contextlib.contextmanager

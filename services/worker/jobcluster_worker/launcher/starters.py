@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 from collections.abc import Callable
@@ -23,13 +24,25 @@ class Starters:
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Runs ``work`` in some thread, in the order given; it must not raise."""
+        """Runs ``work`` in some thread, in the order given; it must not raise.
+
+        :raises OSError: there is no thread and none can be made; the work is not done.
+        """
         with self._lock:
             grow = self._idle <= self._work.qsize() and self._count < self._limit
-            self._count += grow
-        self._work.put(work)
         if grow:
-            threading.Thread(target=self._run, name=f"starter-{self._count}", daemon=True).start()
+            self._grow()
+        self._work.put(work)
+
+    def _grow(self) -> None:
+        try:
+            threading.Thread(target=self._run, name=f"starter-{self._count + 1}", daemon=True).start()
+        except RuntimeError as error:
+            # The others do it, later.
+            if not self._count:
+                raise BlockingIOError(errno.EAGAIN, f"thread: {error}") from error
+        else:
+            self._count += 1
 
     def _run(self) -> None:
         while True:

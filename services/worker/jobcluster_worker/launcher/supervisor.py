@@ -20,7 +20,7 @@ from jobcluster_worker.launcher.commands import Refused, checked_spec, seconds
 from jobcluster_worker.launcher.containment import ByDescent, ByUid, Containment, InLeaf
 from jobcluster_worker.launcher.ends import EndLog, end_log_path
 from jobcluster_worker.launcher.link import Link
-from jobcluster_worker.launcher.loop import READ, URGENT, Loop
+from jobcluster_worker.launcher.loop import READ, URGENT, Loop, release_signals
 from jobcluster_worker.launcher.notes import note
 from jobcluster_worker.launcher.orphans import Orphans
 from jobcluster_worker.launcher.shapes import Task, TaskKey, key_of, new_task, no_usage
@@ -59,7 +59,8 @@ class Supervisor:
         self._ends: dict[TaskKey, Task] = {}
         self._leaders: dict[int, RunningTask] = {}
         self._settling: set[RunningTask] = set()
-        self._gates: dict[TaskKey, object] = {}
+        self._gates: dict[TaskKey, tuple[int, object]] = {}
+        """Who waits for a task at its gate: which connection, and the number of its command."""
         self._retired = False
         self._terms = 0
         self._look_at_children = False
@@ -87,6 +88,7 @@ class Supervisor:
         self.loop.on_signal(signal.SIGCHLD, self._on_child)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
+        release_signals()
         self.loop.after_events = self._end_turn
 
     # --- what a task needs of its host
@@ -94,10 +96,14 @@ class Supervisor:
     def contain(self, task: RunningTask) -> Containment:
         self._leaders[task.pid] = task
         if task.start.leaf is not None:
-            return InLeaf(task.start.leaf)
+            return InLeaf(task.start.leaf, partial(self._has_orphan, task.start.uid))
         if task.start.uid is not None and self._uids is not None:
             return ByUid(task.start.uid, self._uids.signaller, self._orphans.any_of)
         return ByDescent(self._orphans.any)
+
+    def _has_orphan(self, uid: int | None) -> bool:
+        # Without uids nobody can tell whose an orphan is; the leaf alone must do.
+        return uid is not None and self._orphans.any_of(uid)
 
     def watch_members(self, task: RunningTask) -> None:
         self._leaders.pop(task.pid, None)
@@ -138,8 +144,10 @@ class Supervisor:
         self._link.tell(key, record)
 
     def _answer_gate(self, task: RunningTask, answer: Message) -> None:
-        if task.key in self._gates:
-            self._link.reply({"event": "reply", "id": self._gates.pop(task.key), **answer})
+        connection, number = self._gates.pop(task.key, (0, None))
+        # Another connection counts its own commands: this number may mean another one there.
+        if connection == self._link.connection:
+            self._link.reply({"event": "reply", "id": number, **answer})
 
     # --- children
 
@@ -187,7 +195,10 @@ class Supervisor:
             answer = handler(message)
         except Refused as refusal:
             answer = {"ok": False, "code": refusal.code, "error": str(refusal)}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except OSError as error:
+            answer = {"ok": False, "code": "unavailable", "error": str(error)}
+        except Exception as error:
+            # Whatever it is: the commands that came with this one are still to be carried out.
             answer = {"ok": False, "code": "invalid", "error": f"{type(error).__name__}: {error}"}
         if answer is not None and "id" in message:
             self._link.reply({"event": "reply", "id": message["id"], **answer})
@@ -226,7 +237,7 @@ class Supervisor:
         self.changed(task)
         task.begin()
         if gated:
-            self._gates[key] = message.get("id")
+            self._gates[key] = (self._link.connection, message.get("id"))
             return None
         return {"ok": True}
 

@@ -6,25 +6,31 @@ Stdlib only.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from jobcluster_worker.launcher import processes
 from jobcluster_worker.launcher.containment import Containment
 from jobcluster_worker.launcher.loop import READ, Loop, Timer
 from jobcluster_worker.launcher.notes import note
 from jobcluster_worker.launcher.pump import Pump
-from jobcluster_worker.launcher.shapes import State, Task, Usage, new_task, no_output, no_usage
+from jobcluster_worker.launcher.shapes import State, Task, TaskKey, Usage, new_task, no_output, no_usage
 from jobcluster_worker.launcher.start import Start, StartFailed
 from jobcluster_worker.launcher.starters import Starters
 
+if TYPE_CHECKING:
+    from jobcluster_worker.cgroup.leaf import Leaf
+
 _KILL_AGAIN_SECONDS = 0.5
 _UNKILLABLE_SECONDS = 60.0
+_REMOVAL_SECONDS = 5.0
 
 
 class Phase(enum.Enum):
@@ -105,15 +111,21 @@ class RunningTask:
 
     def begin(self) -> None:
         """Prepares, and starts unless gated."""
-        self._host.starters.submit(self._prepare)
+        self._submit(self._prepare)
 
     def commit(self) -> bool:
         """Opens the gate; False when the task does not stand there."""
         if self.phase is not Phase.GATE:
             return False
         self.phase = Phase.SPAWNING
-        self._host.starters.submit(self._spawn)
+        self._submit(self._spawn)
         return True
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        try:
+            self._host.starters.submit(work)
+        except OSError as error:
+            self._host.loop.post(partial(self._failed_to_start, f"EAGAIN: {error.strerror}"))
 
     def _prepare(self) -> None:
         """In a starter thread."""
@@ -222,7 +234,8 @@ class RunningTask:
             self._stop_number = number
         if self.phase is Phase.GATE:
             self._finish()
-        elif self.phase is Phase.RUNNING and self.leader_lives:
+        elif self.phase is Phase.RUNNING and (self.leader_lives or self._first_kill is None):
+            # Without its leader too, what it left behind may be waiting for its grace.
             self._signal_tree(again=not first)
 
     def _signal_tree(self, again: bool = False) -> None:
@@ -352,10 +365,18 @@ class RunningTask:
         if leaf is not None:
             try:
                 usage = cast(Usage, leaf.usage())
-                leaf.remove()
             except OSError as error:
-                note("leaf_not_removed", "error", job_id=self.key[0], task_rank=self.key[1], why=str(error))
+                note("task_fault", "error", job_id=self.key[0], task_rank=self.key[1], why=f"usage: {error}")
+            self._remove(leaf)
         self.record["usage"] = usage
+
+    def _remove(self, leaf: Leaf) -> None:
+        """At once, or, while the kernel is still taking the last process apart (EBUSY), in a thread that may wait."""
+        try:
+            leaf.remove(0.0)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._host.starters.submit(partial(_remove_patiently, leaf, self.key))
 
     def _record_end(self) -> None:
         cause = self._cause or Cause("failed", "start_failed")
@@ -377,3 +398,10 @@ class RunningTask:
             note("output_not_sealed", "error", job_id=self.key[0], task_rank=self.key[1], why=str(error))
         finally:
             log.close()
+
+
+def _remove_patiently(leaf: Leaf, key: TaskKey) -> None:
+    try:
+        leaf.remove(_REMOVAL_SECONDS)
+    except OSError as error:
+        note("leaf_not_removed", "error", job_id=key[0], task_rank=key[1], why=str(error))

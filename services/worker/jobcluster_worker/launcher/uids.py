@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +49,17 @@ class Block:
         self._taken: set[int] = set()
 
     @classmethod
-    def reserve(cls, first: int = FIRST_UID) -> Block:
-        """The first free block from uid ``first`` on that this user namespace maps.
+    def reserve(cls, first: int = FIRST_UID, in_use: Collection[int] = ()) -> Block:
+        """The first free block from uid ``first`` on that this user namespace maps, and with none of these uids: a
+        stop would reach whoever has one (what a killed launcher left, a rootless container's processes).
 
         :raises NoUids: all blocks are taken, or the kernel refuses the socket.
         """
         for start in range(first, first + _BLOCKS * BLOCK_UIDS, BLOCK_UIDS):
             if not mapped(start, BLOCK_UIDS):
                 break
+            if any(start <= uid < start + BLOCK_UIDS for uid in in_use):
+                continue
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             try:
                 sock.bind(f"\0jobcluster-uids-{start}")

@@ -16,6 +16,8 @@ if behaviour == "refuse":
     sys.exit(2)
 if behaviour == "hang":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if behaviour == "slow":
+    signal.signal(signal.SIGTERM, lambda *_: (time.sleep(2.5), sys.exit(0)))
 if behaviour == "clean":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 while True:

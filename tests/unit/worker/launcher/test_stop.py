@@ -122,6 +122,18 @@ def test_a_stop_with_kill_ends_a_stop_that_waits_for_its_grace(supervisor: Super
     assert facts(supervisor.end(key)) == ("stopped", "stopped", None, "KILL")
 
 
+def test_a_stop_with_kill_reaches_what_has_its_grace_though_its_leader_is_gone(
+    supervisor: Supervisor,
+) -> None:
+    key = supervisor.start("sh", "-c", "(trap '' TERM; echo up; while :; do sleep 1; done) & wait")
+    wait_for_text(supervisor, key, "up")
+    leader = supervisor.until(key, "running")["pid"]
+    supervisor.stop(key, grace_seconds=600)
+    supervisor.wait(lambda: not Path(f"/proc/{leader}").exists(), "the leader's end")
+    supervisor.stop(key, signal="KILL")
+    assert facts(supervisor.end(key)) == ("stopped", "stopped", None, "TERM")
+
+
 def test_a_timeout_during_a_stop_does_not_change_the_reason(supervisor: Supervisor) -> None:
     key = supervisor.start(
         "sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done", timeout_seconds=1.0
