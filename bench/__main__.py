@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench import measures
 from bench.client import Target
-from bench.results import LATEST, Result, print_table, write
+from bench.figures import LATEST, Result, print_table, write
 from tests.integration.cluster import running_cluster
 
 

@@ -25,8 +25,8 @@ import grpc.aio
 
 from bench import bare
 from bench.client import Connection, Target
+from bench.figures import Result, result
 from bench.processes import cpu_of, rss_of
-from bench.results import Result, result
 
 CONCURRENCY = 32
 MIB = 1 << 20

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.results import result, table, write
+from bench.figures import result, table, write
 
 
 def test_a_ratio_is_judged_where_there_is_a_baseline() -> None:
