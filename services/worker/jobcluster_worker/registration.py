@@ -64,6 +64,7 @@ class Registration:
         self.registered = asyncio.Event()
         self.draining = False
         self._leaving = False
+        self._registering = asyncio.Lock()
         self.acknowledged_at: float | None = None
         """When the controller last answered, on the event loop's clock in seconds."""
 
@@ -79,12 +80,20 @@ class Registration:
             await self._send_heartbeats()
 
     async def deregister(self, timeout_seconds: float) -> bool:
-        """Takes this worker off the controller's list; False when that could not be said in time."""
+        """Takes this worker off the controller's list; False when it is not there, or when that could not be said.
+
+        Takes twice ``timeout_seconds`` at most.
+        """
         # No heartbeat from now on: the controller would not know us, and we would register again.
         self._leaving = True
         request = pb.DeregisterWorkerRequest(
             worker_id=self._worker_id, incarnation=self._profile().incarnation
         )
+        with contextlib.suppress(TimeoutError):
+            # A registration under way may be committed before its answer is here: it is not to outlive us.
+            async with asyncio.timeout(timeout_seconds), self._registering:
+                if not self.registered.is_set():
+                    return False
         try:
             answer = await self._controller.DeregisterWorker(request, timeout=timeout_seconds)
         except grpc.aio.AioRpcError as error:
@@ -95,10 +104,14 @@ class Registration:
 
     async def _register(self) -> None:
         for wait in self._waits():
+            if self._leaving:
+                return
             request = self._profile()
             request.draining = self.draining
             try:
-                answer = await self._controller.RegisterWorker(request, timeout=CALL_SECONDS)
+                async with self._registering:
+                    answer = await self._controller.RegisterWorker(request, timeout=CALL_SECONDS)
+                    self.registered.set()
             except grpc.aio.AioRpcError as error:
                 log.warning(
                     "registration_failed",
@@ -111,7 +124,6 @@ class Registration:
             self._answered(answer.epoch)
             # Never faster than ten times a second, whatever the controller says.
             self._heartbeat_seconds = max(0.1, answer.heartbeat_seconds or 1.0)
-            self.registered.set()
             log.info("worker_registered", worker_id=answer.worker_id, epoch=answer.epoch)
             return
 

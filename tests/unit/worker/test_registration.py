@@ -205,3 +205,31 @@ def test_capacity_is_the_least_of_machine_container_and_settings(tmp_path: Path)
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
     assert capacity({"cpu": 0.25, "memory_bytes": 4096}, 5, tmp_path).memory_bytes == 4096
+
+
+async def test_a_worker_that_leaves_while_it_registers_does_not_stay_on_the_list(
+    controller: Controller,
+) -> None:
+    answered = asyncio.Event()
+    register = controller.RegisterWorker
+
+    async def slow(request: pb.RegisterWorkerRequest, *, timeout: float) -> pb.RegisterWorkerResponse:
+        answer = await register(request, timeout=timeout)
+        await answered.wait()
+        return answer
+
+    controller.RegisterWorker = slow  # type: ignore[method-assign]
+    registration = registration_with(controller)
+    running = asyncio.create_task(registration.run())
+    await controller.until(is_registration)
+    leaving = asyncio.create_task(registration.deregister(5.0))
+    await asyncio.sleep(0)
+    answered.set()
+    assert await leaving
+    assert isinstance(controller.heard[-1], pb.DeregisterWorkerRequest)
+    running.cancel()
+
+
+async def test_a_worker_that_never_registered_has_nothing_to_take_back(controller: Controller) -> None:
+    assert not await registration_with(controller).deregister(5.0)
+    assert controller.heard == []

@@ -55,7 +55,7 @@ class Shutdown:
             self._supervisors.stop_all("KILL", 0.0, "worker_shutdown")
             return
         await self._until(lambda: not len(self._table), block.handover_seconds)
-        if self._registration is not None and self._registration.registered.is_set():
+        if self._registration is not None:
             await self._registration.deregister(DEREGISTER_SECONDS)
         log.info("worker_stopped", running=self._table.alive, unacknowledged=len(self._table))
 
