@@ -29,7 +29,7 @@ from .metrics import Metrics
 from .registry import Lease
 from .rpc.controller import ControllerServicer
 from .rpc.server import GrpcServer
-from .settings import ControllerSettings
+from .settings import ELSEWHERE, ControllerSettings
 from .store.protocol import StoreRefused
 from .store.sqlite import SqliteStore
 
@@ -146,7 +146,7 @@ def main() -> int:
     parser.add_argument("--config", metavar="FILE", help="settings in TOML; default: JOBCLUSTER_CONFIG")
     given = parser.parse_args().config or os.environ.get("JOBCLUSTER_CONFIG")
     path = Path(given) if given else None
-    settings = load(ControllerSettings, path, os.environ)
+    settings = load(ControllerSettings, path, os.environ, ELSEWHERE)
     controller = Controller(settings, str(path or "settings"))
     logs.configure(settings.log)
     _allow_many_connections()

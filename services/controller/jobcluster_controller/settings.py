@@ -96,3 +96,21 @@ class ControllerSettings(Block):
     jobs: JobsBlock = JobsBlock()
     lease: LeaseBlock = LeaseBlock()
     log: LogBlock = LogBlock()
+
+
+ELSEWHERE = frozenset(
+    {
+        "controller",
+        "worker",
+        "limits",
+        "labels",
+        "shutdown",
+        "jobs.template_directory",
+        "jobs.data_directory",
+        "jobs.log_file",
+        "jobs.output_max_bytes",
+        "jobs.max_tasks",
+        "lease.stop_on_partition_seconds",
+    }
+)
+"""What only a worker has."""

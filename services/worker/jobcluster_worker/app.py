@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jobcluster_common.settings import SettingsError, fail_with_one_line, load
 
-from jobcluster_worker.settings import WorkerSettings
+from jobcluster_worker.settings import ELSEWHERE, WorkerSettings
 
 LAUNCHER = Path(__file__).resolve().parent / "launcher"
 TASKS_PER_SUPERVISOR = 32
@@ -103,7 +103,7 @@ def bootstrap(settings: WorkerSettings, config: Path | None) -> dict[str, object
 def main() -> int:
     """Never returns, save for a fault in the settings: this process goes on as the launcher, under the same pid."""
     config = config_path(sys.argv[1:], os.environ)
-    settings = load(WorkerSettings, config, os.environ)
+    settings = load(WorkerSettings, config, os.environ, ELSEWHERE)
     prepare(settings, config)
     fd = os.memfd_create("jobcluster-bootstrap")
     os.write(fd, json.dumps(bootstrap(settings, config)).encode())

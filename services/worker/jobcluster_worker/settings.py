@@ -159,3 +159,20 @@ class WorkerSettings(Block):
     @property
     def data_directory(self) -> Path:
         return self.jobs.data_directory or self.worker.state_directory / "data"
+
+
+ELSEWHERE = frozenset(
+    {
+        "http_server",
+        "enrollment",
+        "store",
+        "auth.admin",
+        "auth.operator",
+        "auth.viewer",
+        "jobs.queue_max",
+        "lease.heartbeat_seconds",
+        "lease.unreachable_seconds",
+        "lease.lost_seconds",
+    }
+)
+"""What only the controller has."""

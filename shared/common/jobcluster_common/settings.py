@@ -133,13 +133,18 @@ class LogBlock(Block):
     format: Literal["json", "console"] = "json"
 
 
-def load(model: type[M], path: Path | None, environ: Mapping[str, str]) -> M:
+def load(
+    model: type[M], path: Path | None, environ: Mapping[str, str], elsewhere: frozenset[str] = frozenset()
+) -> M:
     """The settings of ``path`` (none: defaults only), overridden by JOBCLUSTER_BLOCK__KEY in ``environ``.
+
+    ``elsewhere`` names what only the other service has ("block" or "block.key"): both may be started in one
+    environment, so a variable for one is no fault of the other.
 
     :raises SettingsError: on an unreadable file, an unknown key, a wrong type or a bad value.
     """
     document = _merged(_defaults(model), _read(path))
-    overrides = dict(_overrides(environ))
+    overrides = {keys: raw for keys, raw in _overrides(environ) if not _is_in(elsewhere, keys)}
     for keys, raw in overrides.items():
         _put(document, keys, parse_conf_data(raw, tomlfy=True), _variable(keys))
     context = {"directory": Path.cwd() if path is None else Path(os.path.abspath(path)).parent}
@@ -201,6 +206,10 @@ def _overrides(environ: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], st
             yield keys, environ[name]
 
 
+def _is_in(names: frozenset[str], keys: tuple[str, ...]) -> bool:
+    return not names.isdisjoint({keys[0], ".".join(keys[:2])})
+
+
 def _variable(keys: tuple[str, ...]) -> str:
     return PREFIX + "__".join(keys).upper()
 
@@ -222,7 +231,9 @@ def _validate(model: type[M], document: dict[str, Any], context: dict[str, Any])
 
 def _override_of(error: ErrorDetails, overrides: Mapping[tuple[str, ...], str]) -> tuple[str, ...] | None:
     keys = tuple(str(part) for part in error["loc"])
-    return next((keys[:n] for n in range(len(keys), 0, -1) if keys[:n] in overrides), None)
+    exact = next((keys[:n] for n in range(len(keys), 0, -1) if keys[:n] in overrides), None)
+    # A variable can bring in a whole block that is unknown.
+    return exact or next((found for found in overrides if found[: len(keys)] == keys), None)
 
 
 def _one_line(

@@ -12,7 +12,7 @@ from jobcluster_common import logs
 from jobcluster_common.settings import SettingsError, fail_with_one_line, load
 
 from jobcluster_worker.server.app import Run, Server
-from jobcluster_worker.settings import WorkerSettings
+from jobcluster_worker.settings import ELSEWHERE, WorkerSettings
 
 
 @fail_with_one_line
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--incarnation", required=True)
     parser.add_argument("--launcher-pid", type=int, required=True)
     given = parser.parse_args()
-    settings = load(WorkerSettings, given.config, os.environ)
+    settings = load(WorkerSettings, given.config, os.environ, ELSEWHERE)
     # The launcher has put stderr where the settings want the log.
     logs.configure(settings.log)
     run = Run(given.run_directory, given.incarnation, given.launcher_pid)
