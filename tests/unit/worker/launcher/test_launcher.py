@@ -8,6 +8,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,13 +44,21 @@ def running(supervisor: Supervisor, *words: str) -> tuple[str, int, int]:
     return key
 
 
+def servers_started(worker: Worker, count: int) -> bool:
+    return len(worker.server_starts) == count
+
+
+def one_of(worker: Worker, pattern: str) -> bool:
+    return any((worker.data / "jobs").glob(pattern))
+
+
 # --- the server
 
 
 def test_a_killed_server_is_started_again_and_finds_the_tasks_running(worker: Worker) -> None:
     key = running(worker.supervisor(), "sleep", "60")
     for count in (1, 2, 3):
-        wait_until(lambda count=count: len(worker.server_starts) == count, "a server")
+        wait_until(partial(servers_started, worker, count), "a server")
         os.kill(worker.server_starts[-1]["pid"], signal.SIGKILL)
     wait_until(lambda: len(worker.server_starts) == 4, "another server")
     argvs = {tuple(start["argv"]) for start in worker.server_starts}
@@ -112,7 +121,7 @@ def test_a_supervisor_killed_in_the_middle_of_starts_leaves_nothing(worker: Work
         for task in range(8):
             spec = spec_of("sleep", "60", job_id=f"round-{number}-{task}")
             supervisor.send({"op": "start", "spec": spec})
-        wait_until(lambda number=number: any((worker.data / "jobs").glob(f"round-{number}-*")), "a start")
+        wait_until(partial(one_of, worker, f"round-{number}-*"), "a start")
         os.kill(pid, signal.SIGKILL)
         assert launcher.event("supervisor_ended")["name"] == f"s{number}"
         server = {start["pid"] for start in worker.server_starts}
