@@ -16,6 +16,7 @@ _FAILED = 127
 def spawn(start: Start) -> int:
     """As spawn.spawn; the supervisor itself never enters a leaf, it would be charged and killed with it."""
     start.own_standard_pipes()
+    start.read_program_ahead()
     reader, writer = os.pipe()
     try:
         with warnings.catch_warnings():

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jobcluster_worker.sandbox import cache
 from jobcluster_worker.sandbox.confine import Confinement
 
 
@@ -29,6 +30,11 @@ class Start:
         for fd in self.fds:
             if stat.S_ISFIFO(os.fstat(fd).st_mode):
                 os.fchown(fd, uid, gid)
+
+    def read_program_ahead(self) -> None:
+        """Where the task has a memory limit of its own, see cache.py."""
+        if self.leaf_fd is not None:
+            cache.read_ahead(self.executable)
 
 
 def enter_directory(cwd: bytes) -> None:

@@ -16,6 +16,7 @@ class NoCloneInto(Exception):
 def spawn(start: Start) -> int:
     """As spawn.spawn. Raises NoCloneInto beside its errors."""
     start.own_standard_pipes()
+    start.read_program_ahead()
     results: queue.SimpleQueue[int | Exception] = queue.SimpleQueue()
     listeners: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
 
