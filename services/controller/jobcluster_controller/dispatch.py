@@ -33,6 +33,8 @@ class Dispatcher:
         self._files = files
         self._links: dict[str, Link] = {}
         self._books: Books | None = None
+        self.streams = 0
+        """How many outputs are being relayed now."""
 
     def attach(self, books: Books) -> None:
         """To be called once, before the first worker is told of."""

@@ -210,6 +210,11 @@ class JobService:
         elif worker.state is WorkerState.READY:
             self._placement.drain([worker.worker_id])
 
+    @property
+    def open_outputs(self) -> int:
+        """How many outputs workers are asked for now."""
+        return self._dispatcher.streams
+
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state that is not an end."""
         return {state: self._ledger.count(state) for state in State if not state.done}

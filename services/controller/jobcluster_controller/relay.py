@@ -34,6 +34,7 @@ async def relay(
     :raises OutputCut: at any later item: it broke off.
     """
     call = dispatcher.stream(worker_id, convert.stream_request(job_id, task, query))
+    dispatcher.streams += 1
     try:
         start = await _first(call, worker_id)
         yield start
@@ -47,6 +48,7 @@ async def relay(
                 yield _end(message.end)
                 return
     finally:
+        dispatcher.streams -= 1
         call.cancel()
 
 

@@ -210,6 +210,28 @@ async def test_an_end_that_is_not_committed_is_not_shown_and_can_be_told_again()
     assert (await core.jobs.get(job.job_id)).state is State.SUCCEEDED
 
 
+async def test_nothing_is_shown_or_sent_before_its_commit(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "c.db")
+    core = await Core(store).load()
+    await core.add_worker()
+    posting = asyncio.create_task(core.jobs.start(spec(), CALLER))
+    await asyncio.sleep(0)
+    (decided,) = core.ledger.active()
+    assert core.dispatcher.started == []
+    with pytest.raises(NotFound):
+        await core.jobs.get(decided.job_id)
+    job, _ = await posting
+    assert len(core.dispatcher.started) == 1
+    ending = core.books.reported(
+        core.source(), [Report(job.job_id, Task(state=State.FAILED, reason=Reason.EXITED))]
+    )
+    assert (await core.jobs.get(job.job_id)).state is State.STARTING
+    assert ending is not None
+    await ending
+    assert (await core.jobs.get(job.job_id)).state is State.FAILED
+    await store.close()
+
+
 async def test_a_placement_that_is_not_committed_is_tried_again_in_order() -> None:
     store = FailingStore(failing=False)
     core = await Core(store).load()
