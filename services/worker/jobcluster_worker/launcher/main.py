@@ -55,7 +55,7 @@ def _run(bootstrap: Bootstrap) -> int:
     run_directory = None
     try:
         _require(bootstrap, enforced)
-        run_directory = RunDirectory.make(os.environ)
+        run_directory = _make_run_directory(lock)
         hidden = dataclasses.replace(bootstrap, hide=[*bootstrap.hide, run_directory.path])
         site = Site(hidden, tree, cast(dict[str, Enforcement], enforced))
         launcher = Launcher(site, run_directory, secrets.token_hex(8), _reserve_uids(), lock)
@@ -87,6 +87,15 @@ def _lock(state_directory: Path) -> int:
             f"worker.state_directory: {state_directory}: another worker runs with it; give each its own"
         ) from None
     return fd
+
+
+def _make_run_directory(lock: int) -> RunDirectory:
+    """The lock's file names it, so that the next launcher can remove what one that was killed has left."""
+    RunDirectory.remove_left(os.fsdecode(os.pread(lock, 4096, 0)))
+    made = RunDirectory.make(os.environ)
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, os.fsencode(made.path), 0)
+    return made
 
 
 def _require(bootstrap: Bootstrap, enforced: Enforced) -> None:

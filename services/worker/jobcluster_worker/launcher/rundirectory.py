@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+_PREFIX = "jobcluster-"
+
 
 class RunDirectory:
     """Made at the launcher's start, removed at its end; someone may remove it in between (a cleaner of /tmp)."""
@@ -23,8 +25,15 @@ class RunDirectory:
         """
         for base in ("/run", environ.get("XDG_RUNTIME_DIR", ""), "/tmp"):
             if base.startswith("/") and len(base) < 60 and os.access(base, os.W_OK | os.X_OK):
-                return cls(Path(tempfile.mkdtemp(prefix="jobcluster-", dir=base)))
+                return cls(Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base)))
         raise FileNotFoundError("neither /run, XDG_RUNTIME_DIR nor /tmp can be written")
+
+    @classmethod
+    def remove_left(cls, name: str) -> None:
+        """Removes a dead launcher's; a name that is none of ours is passed over."""
+        path = Path(name)
+        if path.is_absolute() and path.name.startswith(_PREFIX) and not path.is_symlink():
+            cls(path).remove()
 
     @property
     def launcher_socket(self) -> str:

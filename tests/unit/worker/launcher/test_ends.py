@@ -1,0 +1,110 @@
+"""The end log: what was appended is read, whatever happened to its writer."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from jobcluster_worker.launcher.ends import COMPACT_BYTES, EndLog, end_log_path, read_ends
+from jobcluster_worker.launcher.shapes import Task, new_task
+
+
+def ended(number: int, text: str = "") -> Task:
+    task = new_task((f"job-{number}", 0, 1), "succeeded")
+    task["error_text"] = text
+    return task
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "incarnation.s1.log"
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A disk that is full: writes beyond the size fail (setrlimit(2))."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_ends_are_read_in_the_order_of_their_appends(path: Path) -> None:
+    log = EndLog(path)
+    tasks = [ended(number) for number in range(3)]
+    for task in tasks:
+        log.append(task)
+    assert read_ends(path) == tasks
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_supervisor_without_ends_makes_no_file_and_one_with_all_acknowledged_leaves_none(
+    path: Path,
+) -> None:
+    log = EndLog(path)
+    assert not path.exists()
+    log.append(ended(1))
+    log.forget([])
+    assert path.stat().st_size == 0
+    log.close(remove=True)
+    assert not path.exists()
+    assert read_ends(path) == []
+
+
+def test_ends_not_acknowledged_stay_when_it_closes(path: Path) -> None:
+    log = EndLog(path)
+    log.append(ended(1))
+    log.close(remove=False)
+    assert read_ends(path) == [ended(1)]
+
+
+def test_a_line_cut_by_a_crash_and_a_line_of_nonsense_are_passed_over(path: Path) -> None:
+    log = EndLog(path)
+    log.append(ended(1))
+    log.close(remove=False)
+    whole = path.read_bytes()
+    path.write_bytes(b'{"no": "task"}\nnonsense\n' + whole + whole[: len(whole) // 2])
+    assert read_ends(path) == [ended(1)]
+
+
+def test_a_log_that_has_grown_big_shrinks_to_what_is_not_acknowledged(path: Path) -> None:
+    log = EndLog(path)
+    for number in range(12):
+        log.append(ended(number, "x" * 100_000))
+    assert path.stat().st_size > COMPACT_BYTES
+    log.forget([ended(11), ended(5)])
+    assert read_ends(path) == [ended(11), ended(5)]
+    log.append(ended(12))
+    assert [task["job_id"] for task in read_ends(path)] == ["job-11", "job-5", "job-12"]
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_small_log_is_not_rewritten_at_each_acknowledgement(path: Path) -> None:
+    log = EndLog(path)
+    log.append(ended(1))
+    log.append(ended(2))
+    log.forget([ended(2)])
+    assert len(read_ends(path)) == 2
+
+
+def test_an_end_that_a_full_disk_refused_is_written_with_the_next_and_leaves_no_half_line(path: Path) -> None:
+    log = EndLog(path)
+    log.append(ended(1))
+    with files_of_at_most(path.stat().st_size + 100), pytest.raises(OSError, match="File too large"):
+        log.append(ended(2))
+    assert read_ends(path) == [ended(1)]
+    log.append(ended(3))
+    assert read_ends(path) == [ended(1), ended(2), ended(3)]
+
+
+def test_the_file_is_named_after_incarnation_and_supervisor(tmp_path: Path) -> None:
+    assert end_log_path(tmp_path, "abc", "s7") == tmp_path / "ends" / "abc.s7.log"
