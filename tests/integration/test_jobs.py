@@ -258,3 +258,25 @@ def test_five_hundred_short_jobs_tell_their_exit_codes_and_leave_nothing(own_clu
     eventually(lambda: sum(held()) <= sum(before) + 8, what=f"about {before} descriptors")
     work = list((data / "jobs").glob("*/*/work/*"))
     assert work == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def test_without_network_a_job_has_only_its_own_loopback(cluster: Cluster) -> None:
+    job = cluster.run({"command": "cat /proc/net/dev", "network": "none"})
+    devices = [line.split(":")[0].strip() for line in cluster.output(job["job_id"]).decode().splitlines()[2:]]
+    assert devices == ["lo"]
+    port = str(cluster.grpc)
+    tried = cluster.run({"command": "bash -c", "args": [f": < /dev/tcp/127.0.0.1/{port}"], "network": "none"})
+    assert (tried["state"], tried["exit_code"]) == ("failed", 1)
+    assert cluster.run({"command": "bash -c", "args": [f": < /dev/tcp/127.0.0.1/{port}"]})["exit_code"] == 0
+
+
+def test_limits_are_kept_as_asked_and_whether_they_are_enforced_is_said_for_each(cluster: Cluster) -> None:
+    job = cluster.run({"command": "true", "limits": {"memory": "64MiB", "io": {"read_bps": 1000}}})
+    assert job["state"] == "succeeded", job
+    assert job["limits"]["requested"]["memory"] == 64 << 20
+    assert job["limits"]["requested"]["io"]["read_bps"] == 1000
+    for name, found in job["limits"]["enforced"].items():
+        assert found["ok"] or found["why"], (name, found)
+        if not found["ok"]:
+            assert job["limits"]["effective"][name] in (None, dict.fromkeys(job["limits"]["requested"]["io"]))

@@ -25,8 +25,6 @@ from .fields import (
 # Fields whose feature is not built yet: any other value than the default is refused. One line each, to be lifted.
 NOT_YET = frozenset(
     {
-        "limits",
-        "network",
         "tasks",
         "placement",
         "on_task_failure",
