@@ -45,7 +45,7 @@ class Yard:
         """After a failure: what was started must not disturb the next test."""
         if self.process.poll() is None:
             with contextlib.suppress(OSError):
-                Path(self.hello["root"], "cgroup.kill").write_text("1")
+                Path(self.hello["root"] or "/none", "cgroup.kill").write_text("1")
             self.process.kill()
             self.process.wait(20)
         for stream in (self.process.stdin, self.process.stdout):
@@ -63,10 +63,10 @@ class Yard:
         return {**started, **self.ask("wait", name=name)}
 
     def python(self, name: str, script: str, **options: Any) -> dict[str, Any]:
-        return self.run(name, system_python(), "-c", script, **options)
+        return self.run(name, python_for_all(), "-c", script, **options)
 
 
-def system_python() -> str:
+def python_for_all() -> str:
     """A Python that every user may run."""
     return next(name for name in ("/usr/local/bin/python3", "/usr/bin/python3") if os.access(name, os.X_OK))
 
@@ -106,7 +106,7 @@ def scratch() -> Path:
 def programs_stay_in_the_page_cache() -> Iterator[None]:
     """The guest's hostfs forgets a file's pages at its last close, which no disk does: each task would be charged
     for its interpreter, thrash on it at its memory limit, and never be killed."""
-    with open(system_python(), "rb") as interpreter, open("/bin/sh", "rb") as shell:
+    with open(python_for_all(), "rb") as interpreter, open("/bin/sh", "rb") as shell:
         for file in (interpreter, shell):
             while file.read(1 << 20):
                 pass
@@ -122,6 +122,11 @@ def yard(scratch: Path) -> Iterator[Yard]:
 @pytest.fixture
 def new_yard(scratch: Path) -> Callable[..., Any]:
     return lambda **options: open_yard(scratch, **options)
+
+
+@pytest.fixture(scope="session")
+def system_python() -> str:
+    return python_for_all()
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ class Yard:
             "root": None if self.tree is None else str(self.tree.root),
             "confinement": confine.what_is_enforced(),
             "fast": spawn._fast_way_into_leaf,
+            "data": str(self.data),
             "own_cgroup": Path("/proc/self/cgroup").read_text(),
             "pid": os.getpid(),
         }

@@ -97,6 +97,7 @@ def _make_namespace() -> None:
     try:
         libc.unshare(libc.CLONE_NEWCGROUP | libc.CLONE_NEWNS, "unshare cgroup namespace")
         libc.mount("none", "/", None, libc.MS_REC | libc.MS_SLAVE)
+        libc.umount(str(MOUNT), libc.MNT_DETACH)  # the same file system twice on one point is refused (EBUSY)
         # Only after the unshare: mounted from the host's namespace it would change options of the whole host.
         libc.mount("cgroup2", str(MOUNT), "cgroup2", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC)
     except OSError as error:

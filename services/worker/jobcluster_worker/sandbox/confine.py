@@ -6,6 +6,7 @@ process ever runs with more rights than its siblings.
 
 import errno
 import os
+import resource
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def prepare_host() -> Powers:
     """
     global _powers
     if _powers is None:
+        # Inherited by all: a core dump of ours would hold keys, one of a task would fill the disk unasked.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _powers = find_powers()
     return _powers
 

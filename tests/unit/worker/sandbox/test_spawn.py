@@ -159,6 +159,10 @@ def test_jobs_are_to_die_before_the_worker_when_memory_runs_out(plain_room: Room
     )
 
 
+def test_no_task_dumps_core(plain_room: Room) -> None:
+    assert plain_room.shell("ulimit -c; ulimit -Hc").split() == ["0", "0"]
+
+
 @pytest.mark.parametrize("whose", ["root_room", "plain_room"])
 def test_threads_start_in_a_task(request: pytest.FixtureRequest, whose: str) -> None:
     python = system_python()
