@@ -33,6 +33,7 @@ class Reading:
     """What one reader has seen: so many bytes with this hash, and how often it had to come back."""
 
     offset: int = 0
+    began: bool = False
     cuts: int = 0
     end: dict[str, Any] | None = None
     cursor: str | None = None
@@ -108,7 +109,8 @@ class Reader:
         blocks = {RAW: None, EVENTS: b"\n\n", LINES: b"\n"}[self.form]
         left = b""
         while data := answer.read1(65536):
-            if reading.offset == 0:
+            if not reading.began:
+                reading.began = True
                 self.began()
             if blocks is None:
                 take(reading, data)

@@ -80,7 +80,7 @@ class Controller:
                 parts.registry,
                 self._tokens,
                 self._enrolment,
-                Metrics(parts.registry),
+                Metrics(parts.registry, lambda: parts.jobs.open_outputs),
                 ready=lambda: self._ready,
             )
             servicer = ControllerServicer(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter as Count
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -34,10 +35,27 @@ class _Workers(Collector):
         yield GaugeMetricFamily("jobcluster_tasks", "Tasks on workers that have not ended.", value=running)
 
 
+class _Work(Collector):
+    """What is under way; at rest it goes back to where it was, or something leaks."""
+
+    def __init__(self, open_outputs: Callable[[], int]) -> None:
+        self._open_outputs = open_outputs
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "jobcluster_output_streams", "Outputs being fetched from workers.", value=self._open_outputs()
+        )
+        try:
+            tasks = len(asyncio.all_tasks())
+        except RuntimeError:  # not asked from within the event loop
+            return
+        yield GaugeMetricFamily("jobcluster_event_loop_tasks", "Tasks of the event loop.", value=tasks)
+
+
 class Metrics:
     """One registry per controller, so that two can live in one process (tests)."""
 
-    def __init__(self, registry: Registry | None = None) -> None:
+    def __init__(self, registry: Registry | None = None, open_outputs: Callable[[], int] = lambda: 0) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
             "jobcluster_http_requests",
@@ -59,6 +77,7 @@ class Metrics:
         self._children: dict[tuple[str, str, int], Counter] = {}
         self._histograms: dict[str, Histogram] = {}
         ProcessCollector(registry=self._registry)
+        self._registry.register(_Work(open_outputs))
         if registry is not None:
             self._registry.register(_Workers(registry))
 

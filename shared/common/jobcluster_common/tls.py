@@ -42,8 +42,13 @@ SERVER_OPTIONS: list[tuple[str, object]] = [
     # With SO_REUSEPORT a second server on a taken port would not fail but share it.
     ("grpc.so_reuseport", 0),
 ]
+STREAM_WINDOW_BYTES = 256 << 10
 CHANNEL_OPTIONS: list[tuple[str, object]] = [
     *_KEEPALIVE,
+    # What a stream that nobody reads may hold here. Left to its bandwidth probe, grpc lets each one grow to many MiB
+    # on a fast link: twenty stalled readers took 340 MiB.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", STREAM_WINDOW_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),

@@ -95,11 +95,12 @@ async def follow(
     offset: int,
     limit_bytes: int | None = None,
     abandoned: Callable[[], bool] = lambda: False,
+    window: Callable[[], int] = lambda: WINDOW_BYTES,
 ) -> AsyncGenerator[tuple[int, bytes], None]:
     """Yields (offset, bytes) from ``offset`` on until the output is sealed and all of it was sent, or the limit.
 
     ``changed`` is the index's event. ``abandoned`` says that nobody will write or seal it any more (a full disk):
-    then the end of what is there ends it; whoever knows that must set the event too.
+    then the end of what is there ends it; whoever knows that must set the event too. ``window``: bytes per piece.
 
     :raises OSError: if the output cannot be read
     """
@@ -108,7 +109,7 @@ async def follow(
         # Cleared and looked for the end before the read: what comes after that wakes us, or is read.
         changed.clear()
         final = reader.sealed() is not None or abandoned()
-        count = WINDOW_BYTES if stop_at is None else min(WINDOW_BYTES, stop_at - offset)
+        count = window() if stop_at is None else min(window(), stop_at - offset)
         data = await read_window(reader, offset, count)
         if data:
             yield offset, data
@@ -119,13 +120,15 @@ async def follow(
             await changed.wait()
 
 
-async def snapshot(reader: OutputReader, offset: int, end: int) -> AsyncGenerator[tuple[int, bytes], None]:
+async def snapshot(
+    reader: OutputReader, offset: int, end: int, window: Callable[[], int] = lambda: WINDOW_BYTES
+) -> AsyncGenerator[tuple[int, bytes], None]:
     """Yields (offset, bytes) from ``offset`` to ``end``, a size that the stream has reached.
 
     :raises OSError: if the output cannot be read
     """
     while offset < end:
-        data = await read_window(reader, offset, min(WINDOW_BYTES, end - offset))
+        data = await read_window(reader, offset, min(window(), end - offset))
         if not data:
             raise OSError("the output became shorter while it was read")
         yield offset, data

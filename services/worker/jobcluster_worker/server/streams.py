@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
+from functools import partial
 from typing import cast
 
 import structlog
@@ -13,12 +14,16 @@ from jobcluster_common.errors import BadRequest, Gone, NotFound, RangeNotSatisfi
 
 from jobcluster_worker.launcher.shapes import Task, TaskKey
 from jobcluster_worker.output.follow import IndexWatch, follow, snapshot
-from jobcluster_worker.output.reader import OutputReader
+from jobcluster_worker.output.reader import WINDOW_BYTES, OutputReader
 from jobcluster_worker.server import convert
 from jobcluster_worker.server.remains import Remains
 from jobcluster_worker.server.tasks import TaskTable
 
 log = structlog.get_logger()
+
+WINDOWS_BYTES = 2 << 20
+"""All streams together hold about so much of output, and grpc as much again while it sends: many get small pieces."""
+LEAST_WINDOW_BYTES = 16 << 10
 
 
 class Streams:
@@ -28,6 +33,11 @@ class Streams:
         self._table = table
         self._remains = remains
         self._watch = watch
+        self._open = 0
+
+    def window(self) -> int:
+        """Bytes of one piece, now that so many streams are open."""
+        return max(LEAST_WINDOW_BYTES, min(WINDOW_BYTES, WINDOWS_BYTES // max(1, self._open)))
 
     async def open(
         self, key: TaskKey, request: pb.StreamJobRequest
@@ -43,10 +53,14 @@ class Streams:
                 for message in self._nothing(key, request):
                     yield message
                 return
-            with reader:
-                async with aclosing(self._messages(key, request, reader, changed)) as messages:
-                    async for message in messages:
-                        yield message
+            self._open += 1
+            try:
+                with reader:
+                    async with aclosing(self._messages(key, request, reader, changed)) as messages:
+                        async for message in messages:
+                            yield message
+            finally:
+                self._open -= 1
 
     async def _messages(
         self, key: TaskKey, request: pb.StreamJobRequest, reader: OutputReader, changed: asyncio.Event
@@ -64,7 +78,7 @@ class Streams:
         limit = request.limit_bytes or None
         if request.snapshot or final:
             end = size if limit is None else min(size, offset + limit)
-            async for at, data in snapshot(reader, offset, end):
+            async for at, data in snapshot(reader, offset, end, self.window):
                 yield pb.StreamJobResponse(output=data, offset=at)
                 offset = at + len(data)
         else:
@@ -73,7 +87,8 @@ class Streams:
                     watching.enter_context(self._watch.changes(reader.index_fd, changed))
                 except OSError as error:
                     raise Unavailable(f"the output cannot be followed: {error}") from error
-                async for at, data in follow(reader, changed, offset, limit, lambda: self._ended(key)):
+                ended = partial(self._ended, key)
+                async for at, data in follow(reader, changed, offset, limit, ended, self.window):
                     yield pb.StreamJobResponse(output=data, offset=at)
                     offset = at + len(data)
         yield self._end(key, reader, offset)
