@@ -28,7 +28,7 @@ def signal_number(name: str) -> int:
 
     :raises ValueError: there is no such signal.
     """
-    if name.isdigit() and 0 < int(name) < signal.NSIG:
+    if name.isascii() and name.isdigit() and 0 < int(name) < signal.NSIG:
         return int(name)
     number = _SIGNALS.get(f"SIG{name.upper().removeprefix('SIG')}")
     if number is None:
