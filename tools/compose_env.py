@@ -20,12 +20,11 @@ class UpError(Exception):
     """``str()`` says what is missing or in the way."""
 
 
-def compose(*arguments: str, capture: bool = False) -> bytes:
-    """``docker compose ARGUMENTS``; its stdout where it is captured.
+def run(command: list[str], capture: bool = False) -> bytes:
+    """Runs a command in the repository; its stdout where it is captured.
 
     :raises UpError: if it does not end with 0, or there is no such command.
     """
-    command = ["docker", "compose", *arguments]
     try:
         done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE if capture else None)
     except FileNotFoundError:
@@ -35,6 +34,10 @@ def compose(*arguments: str, capture: bool = False) -> bytes:
     if done.returncode:
         raise UpError(f"`{shlex.join(command)}` ended with {done.returncode}")
     return done.stdout or b""
+
+
+def compose(*arguments: str, capture: bool = False) -> bytes:
+    return run(["docker", "compose", *arguments], capture)
 
 
 def published() -> str | None:
@@ -73,10 +76,23 @@ def up(workers: int) -> None:
     print(f"up: https://{address} with {workers} workers; source {fetch_env(address)}")
 
 
+def own_volumes() -> set[str]:
+    """The anonymous volumes of the workers. After an `up` with a new image compose knows them by name, and `rm
+    --volumes` leaves them."""
+    containers = compose("ps", "--all", "--quiet", "worker", capture=True).decode().split()
+    if not containers:
+        return set()
+    found = json.loads(run(["docker", "inspect", *containers], capture=True))
+    mounts = [mount for container in found for mount in container["Mounts"]]
+    return {m["Name"] for m in mounts if m["Type"] == "volume" and m["Destination"] == "/var/lib/jobcluster"}
+
+
 def down() -> None:
     """Ends everything; jobs and tokens stay in named volumes. The workers' own volumes are of no use to anyone then."""
-    compose("rm", "--stop", "--force", "--volumes", "worker")
+    volumes = own_volumes()
     compose("down")
+    if volumes:
+        run(["docker", "volume", "rm", *sorted(volumes)], capture=True)
 
 
 def main() -> int:
