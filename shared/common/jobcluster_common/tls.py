@@ -31,6 +31,8 @@ MESSAGE_BYTES = 8 << 20
 _KEEPALIVE: list[tuple[str, object]] = [
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # A link that had traffic when it froze is watched by this one, which is a minute by default.
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", MESSAGE_BYTES),

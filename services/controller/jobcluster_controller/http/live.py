@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Generic, TypeVar
 
 import structlog
+from jobcluster_common.errors import JobclusterError
 from starlette.types import Receive, Scope, Send
 
 from ..domain.query import OutputCut
@@ -95,7 +96,7 @@ class LiveStream:
             raise
         except BaseException as error:
             metrics.cuts.inc()
-            if isinstance(error, OutputCut | TimeoutError):
+            if isinstance(error, OutputCut | JobclusterError | TimeoutError):
                 log.warning("stream_cut", reason=str(error) or "the reader took nothing")
             elif isinstance(error, Exception):
                 log.error("stream_failed", exc_info=error)
