@@ -1,6 +1,8 @@
 """A task is in its leaf from its first instruction, under the limits it was given, and leaves nothing."""
 
+import ctypes
 import errno
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -156,3 +158,19 @@ def test_the_kill_of_a_leaf_takes_the_nastiest_tree(yard: Yard) -> None:
         yard.ask("wait", name=name)
         assert not Path(started["leaf"]).exists()
     assert yard.ask("count")["groups"] == []
+
+
+def test_the_fast_way_into_a_leaf_is_taken_where_the_c_library_has_it(yard: Yard) -> None:
+    yard.run("fast", "/bin/true")
+    assert yard.ask("hello")["fast"] == hasattr(ctypes.CDLL(None), "posix_spawnattr_setcgroup_np")
+
+
+def test_where_clone3_is_refused_from_outside_tasks_start_the_other_way(new_yard: Any) -> None:
+    with new_yard(env={**os.environ, "YARD_CLONE3": "none"}) as yard:
+        before = yard.ask("count")
+        assert yard.start("none", "/no/such/program")["errno"] == errno.ENOENT
+        for name in ("first", "second"):
+            done = yard.run(name, "/bin/cat", "/proc/self/cgroup")
+            assert done["output"].strip().endswith(f"/jobs/{name}/0.1")
+        assert not yard.ask("hello")["fast"]
+        assert yard.ask("count") == before

@@ -20,7 +20,7 @@ WORK: Final = f"{ROOT}/work"
 TEMPLATES: Final = f"{ROOT}/templates"
 _PRIVATE: Final = f"{ROOT}/private"
 _DEVICES: Final = f"{ROOT}/dev"
-_EMPTY_DIRECTORY: Final = f"{ROOT}/empty"
+EMPTY_DIRECTORY: Final = f"{ROOT}/empty"
 _EMPTY_FILE: Final = f"{ROOT}/nothing"
 
 # Hidden from every task: limits could be read and, by a root of some kind, changed there; secrets of the container.
@@ -56,7 +56,7 @@ def make_fixed_points() -> None:
     libc.mount("none", "/", None, libc.MS_REC | libc.MS_SLAVE)
     os.makedirs(ROOT, mode=0o755, exist_ok=True)
     libc.mount("jobcluster", ROOT, "tmpfs", libc.MS_NOSUID | libc.MS_NOEXEC, "mode=0755,size=1m")
-    for directory in (WORK, TEMPLATES, _PRIVATE, _EMPTY_DIRECTORY):
+    for directory in (WORK, TEMPLATES, _PRIVATE, EMPTY_DIRECTORY):
         os.mkdir(directory)
         os.chmod(directory, 0o755)
     os.close(os.open(_EMPTY_FILE, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o444))
@@ -69,8 +69,12 @@ def _make_devices() -> None:
     for name in ("pts", "shm"):
         os.mkdir(f"{_DEVICES}/{name}")
     for name, (major, minor) in _NODES.items():
-        os.mknod(f"{_DEVICES}/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
-        os.chmod(f"{_DEVICES}/{name}", 0o666)
+        try:
+            os.mknod(f"{_DEVICES}/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
+            os.chmod(f"{_DEVICES}/{name}", 0o666)
+        except PermissionError:  # in a user namespace no node can be made, but shown
+            os.close(os.open(f"{_DEVICES}/{name}", os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o666))
+            libc.bind(f"/dev/{name}", f"{_DEVICES}/{name}")
     for name, target in _LINKS.items():
         os.symlink(target, f"{_DEVICES}/{name}")
 
@@ -114,7 +118,7 @@ def _mask(path: str) -> None:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return
-    libc.bind(_EMPTY_DIRECTORY if stat.S_ISDIR(mode) else _EMPTY_FILE, path)
+    libc.bind(EMPTY_DIRECTORY if stat.S_ISDIR(mode) else _EMPTY_FILE, path)
 
 
 def loopback_up() -> None:

@@ -127,7 +127,7 @@ def _try_filter() -> None:
 
 def _try_mounts() -> None:
     libc.unshare(libc.CLONE_NEWNS | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS)
-    mounts.confine(Path("/"), None, [], own_proc=False)
+    mounts.confine(Path(mounts.EMPTY_DIRECTORY), None, [], own_proc=False)
 
 
 def _try_proc() -> None:
@@ -136,4 +136,4 @@ def _try_proc() -> None:
         # Before, all mounts of one pid namespace's /proc share their options: we would hide the host's too.
         raise OSError(seccomp.ENOSYS, "needs Linux 5.8")
     libc.unshare(libc.CLONE_NEWNS)
-    mounts.confine(Path("/"), None, [], own_proc=True)
+    mounts.confine(Path(mounts.EMPTY_DIRECTORY), None, [], own_proc=True)

@@ -42,7 +42,11 @@ def spawn(
         try:
             return _settle(threaded.spawn(start))
         except threaded.NoCloneInto:
-            _fast_way_into_leaf = False
+            pid = _settle(forked.spawn(start))
+            _fast_way_into_leaf = (
+                False  # only now: the other way has shown that it was not the program's fault
+            )
+            return pid
     return _settle(forked.spawn(start))
 
 

@@ -6,6 +6,7 @@ Run as `python -I -S room.py WORKER_SOURCES [UID]`; with a UID it becomes that p
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,22 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     return {"pid": pid, "output": output.decode("utf-8", "replace"), "status": status}
 
 
+def storm(request: dict[str, Any]) -> dict[str, Any]:
+    """The same start from several threads at once, again and again, as a busy supervisor makes them."""
+    answers: list[dict[str, Any]] = []
+
+    def start_some() -> None:
+        answers.extend(run(request) for _ in range(request["each"]))
+
+    threads = [threading.Thread(target=start_some) for _ in range(request["threads"])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wrong = [answer for answer in answers if answer.get("output") != request["expected"]]
+    return {"done": len(answers), "wrong": wrong[:3]}
+
+
 def count(_: dict[str, Any]) -> dict[str, Any]:
     return {
         "fds": len(os.listdir("/proc/self/fd")),
@@ -84,7 +101,7 @@ def main() -> None:
     confine.prepare_host()
     sys.stdout.write(json.dumps(confine.what_is_enforced()) + "\n")
     sys.stdout.flush()
-    verbs = {"run": run, "count": count, "paths": paths}
+    verbs = {"run": run, "count": count, "paths": paths, "storm": storm}
     for line in sys.stdin:
         request = json.loads(line)
         sys.stdout.write(json.dumps(verbs[request.pop("verb")](request)) + "\n")

@@ -144,6 +144,16 @@ def test_starts_leave_no_descriptor_thread_mount_or_child(
     assert room.counts_as(before), room.ask("count")
 
 
+@WAYS
+def test_starts_from_many_threads_at_once_do_not_mix(root_room: Room, way: str) -> None:
+    before = root_room.ask("count")
+    argv = ["/bin/sh", "-c", "id -u; ls /proc/self/fd | wc -l; pwd"]
+    request = {"argv": argv, "env": {"PATH": "/usr/bin:/bin"}, "way": way, "threads": 8, "each": 10}
+    answer = root_room.ask("storm", expected="100007\n4\n/run/jobcluster/work\n", **request)
+    assert answer == {"done": 80, "wrong": []}
+    assert root_room.counts_as(before), root_room.ask("count")
+
+
 def test_the_supervisor_keeps_its_own_rights(root_room: Room) -> None:
     before = root_room.ask("count")
     root_room.shell("true", network="none")
