@@ -129,7 +129,7 @@ class Yard:
         return {
             "fds": len(os.listdir("/proc/self/fd")),
             "threads": len(os.listdir("/proc/self/task")),
-            "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
+            "mounts": Path("/proc/self/mountinfo").read_text().count("jobcluster"),  # others come and go
             "groups": sorted(groups),
         }
 
