@@ -4,6 +4,7 @@ Arguments go to pytest, whose closing line is the last. It never skips: what is 
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,10 @@ def main() -> int:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(HERE), *sys.argv[1:]]
     if scratch := native_scratch():
         environment = {**os.environ, **environment, "JOBCLUSTER_LIMITS_SCRATCH": str(scratch)}
-        return subprocess.run(command, env=environment, check=False).returncode
+        try:
+            return subprocess.run(command, env=environment, check=False).returncode
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     environment["JOBCLUSTER_LIMITS_SCRATCH"] = GUEST_SCRATCH
     try:
         if not host_can_spawn_into_cgroups() and (failed := run_on_newer_system(environment)):

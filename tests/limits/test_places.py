@@ -143,6 +143,23 @@ def test_a_delegated_group_is_used_by_two_workers_at_once(new_yard: NewYard, gro
     assert [path.name for path in group.iterdir() if path.is_dir()] == ["jobcluster-outside"]
 
 
+def test_a_plain_user_with_a_delegated_group_has_limits_too(new_yard: NewYard, group: Path) -> None:
+    os.setxattr(group, "user.delegate", b"1")
+    for path in (
+        group,
+        *(group / name for name in ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")),
+    ):
+        os.chown(path, 65534, 65534)
+    enter = ["sh", "-c", ENTER.format(group=group)]
+    with new_yard(wrapped=enter, env={**os.environ, "YARD_UID": "65534"}) as yard:
+        assert all_ok(yard), yard.hello
+        assert yard.hello["confinement"]["own uid, no capabilities"].startswith("no")
+        check_a_task(yard, group / Path(yard.hello["root"]).name)
+        yard.start("killed", "/bin/sleep", "1000")
+        yard.ask("signal", name="killed", number=signal.SIGKILL)
+        assert yard.ask("wait", name="killed")["status"] == -signal.SIGKILL
+
+
 def test_what_a_killed_launcher_left_is_removed_by_the_next(new_yard: NewYard) -> None:
     with new_yard() as yard:
         started = yard.start("orphan", "/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")

@@ -179,6 +179,11 @@ def main() -> None:
     libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
     if os.environ.get("YARD_CLONE3") == "none":
         refuse_clone3()
+    if plain := int(os.environ.get("YARD_UID", "0")):
+        os.chown(sys.argv[2], plain, plain)
+        os.setgroups([])
+        os.setresgid(plain, plain, plain)
+        os.setresuid(plain, plain, plain)
     limits = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
     yard = Yard(Path(sys.argv[2]), limits)
     for line in sys.stdin:
