@@ -82,6 +82,7 @@ class Controller:
                 self._enrolment,
                 Metrics(parts.registry, lambda: parts.jobs.open_outputs),
                 ready=lambda: self._ready,
+                events=parts.events,
             )
             servicer = ControllerServicer(
                 parts.registry, self._enrolment, lease.heartbeat_seconds, lease.lost_seconds

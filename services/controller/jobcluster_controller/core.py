@@ -12,6 +12,7 @@ from datetime import datetime
 from jobcluster_common.tls import TlsFiles
 
 from .dispatch import Dispatcher
+from .events import Events
 from .jobs import JobService
 from .ledger import Ledger
 from .monitor import Monitor
@@ -25,6 +26,7 @@ class Core:
     jobs: JobService
     registry: Registry
     monitor: Monitor
+    events: Events
 
 
 @contextlib.asynccontextmanager
@@ -47,12 +49,15 @@ async def running(
     dispatcher = Dispatcher(files)
     jobs = JobService(store, ledger, registry, dispatcher, queue_max=queue_max, clock=clock, now=now)
     monitor = Monitor(registry, jobs, lease, clock)
+    events = Events()
+    ledger.on_committed.append(events.job_committed)
+    registry.listeners.append(events.worker_changed)
     try:
         await registry.load()
         await jobs.load()
         watching = asyncio.create_task(monitor.run(), name="monitor")
         try:
-            yield Core(store, jobs, registry, monitor)
+            yield Core(store, jobs, registry, monitor, events)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)

@@ -210,6 +210,10 @@ class JobService:
         elif worker.state is WorkerState.READY:
             self._placement.drain([worker.worker_id])
 
+    def active(self) -> builtins.list[Job]:
+        """All jobs that have not ended."""
+        return self._ledger.committed()
+
     @property
     def open_outputs(self) -> int:
         """How many outputs workers are asked for now."""

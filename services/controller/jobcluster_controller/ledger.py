@@ -70,6 +70,10 @@ class Ledger:
             self._ended.put(stored)
         return found or stored
 
+    def committed(self) -> list[Job]:
+        """The active jobs as they are committed."""
+        return list(self._shown.values())
+
     def active(self) -> Iterator[Job]:
         return iter(list(self._heads.values()))
 

@@ -12,6 +12,7 @@ from jobcluster_common.errors import Unavailable
 
 from ..auth.enrolment import Enrolment
 from ..auth.tokens import Tokens
+from ..events import Events
 from ..jobs import JobService
 from ..metrics import Metrics
 from ..registry import Registry
@@ -63,6 +64,7 @@ class Doors:
     ready: Callable[[], bool] = lambda: True
     describe: Callable[[], Mapping[str, Any]] = dict
     """Gives the OpenAPI document."""
+    events: Events = field(default_factory=Events)
     live: LiveRequests = field(default_factory=LiveRequests)
     heartbeat_seconds: float = 15.0
     """How often a silent event stream shows that it lives."""

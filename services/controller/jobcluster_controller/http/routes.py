@@ -22,13 +22,14 @@ from ..schemas.requests import (
     EnrollBody,
     IdempotencyHeader,
     JobsQuery,
+    LastEventHeader,
     OutputParameters,
     StopBody,
     WaitQuery,
     WorkersQuery,
 )
 from ..schemas.spec import JobSpecBody
-from . import jobs, output, service, workers
+from . import events, jobs, output, service, workers
 from .endpoint import Endpoint
 from .forms import EVENTS, LINES, RAW, TEXT
 
@@ -159,6 +160,17 @@ TABLE: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "POST", "/v1/enroll", workers.enroll, Access.JOIN, body=EnrollBody, answers={201: EnrolledDocument}
+    ),
+    Endpoint(
+        "GET",
+        "/v1/events",
+        events.get_events,
+        Access.VIEWER,
+        headers=LastEventHeader,
+        answers={200: None},
+        media=(EVENTS,),
+        errors=(505,),
+        lasts=True,
     ),
     Endpoint("GET", "/v1/openapi.json", service.openapi, Access.VIEWER, answers={200: OpenApi}),
     Endpoint("GET", "/healthz", service.healthz, Access.PUBLIC, answers={200: Health}),

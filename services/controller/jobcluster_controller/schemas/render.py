@@ -10,6 +10,7 @@ from typing import Any
 from ..domain.job import Enforcement, Job, Limits, Output, StreamTotals, Task, Usage
 from ..domain.states import State
 from ..domain.worker import Worker
+from ..events import JobChange
 
 _USAGE = tuple(f.name for f in fields(Usage))
 
@@ -50,6 +51,25 @@ def job_document(job: Job) -> dict[str, Any]:
         },
         "usage": _usage(only.usage) if only else _sum_of_usage(job),
         "output": _output(only.output) if only else None,
+    }
+
+
+def job_change_document(change: JobChange) -> dict[str, Any]:
+    """An event's job: the words are those of ``job_document``."""
+    return {
+        "job_id": change.job_id,
+        "name": change.name,
+        "labels": change.labels,
+        "state": change.state,
+        "reason": change.reason,
+        "done": change.state.done,
+        "exit_code": change.exit_code,
+        "signal": change.signal,
+        "worker_id": change.worker_id,
+        "attempt": change.attempt,
+        "created_at": time_text(change.created_at),
+        "started_at": time_text(change.started_at),
+        "finished_at": time_text(change.finished_at),
     }
 
 

@@ -140,3 +140,11 @@ class IdempotencyHeader(Closed):
     idempotency_key: (
         Annotated[str, Matches(r"^[\x21-\x7e]{1,255}$", "must be 1 to 255 visible characters")] | None
     ) = Field(None, alias="Idempotency-Key", description="the same key and body within 24 h is the same job")
+
+
+class LastEventHeader(Closed):
+    """Last-Event-ID."""
+
+    last_event_id: str | None = Field(
+        None, alias="Last-Event-ID", description="the id of the last event that was read: go on after it"
+    )

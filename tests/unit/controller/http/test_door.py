@@ -18,6 +18,7 @@ from jobcluster_controller.schemas.documents import Problem
 from tests.unit.controller.http.house import TOKENS, House, open_house
 
 ROUTES = [pytest.param(e, id=f"{e.method} {e.path}") for e in TABLE]
+ENDLESS = ("/v1/events",)
 PLACES = {"job_id": "none", "worker_id": "none"}
 
 
@@ -35,10 +36,11 @@ async def test_each_role_enters_exactly_where_the_table_lets_it(house: House, en
     path = endpoint.path.format(**PLACES)
     assert endpoint.access is not None
     for role in (None, *Role):
-        async with house.client(role) as client:
-            answer = await client.request(endpoint.method, path)
+        async with house.client(role) as client, client.stream(endpoint.method, path) as answer:
+            if answer.status_code >= 400 or endpoint.path not in ENDLESS:
+                await answer.aread()
         if permits(role, endpoint.access):
-            assert answer.status_code not in (401, 403), (role, answer.text)
+            assert answer.status_code not in (401, 403), role
         else:
             assert answer.status_code == (401 if role is None else 403), (role, answer.text)
             checked_problem(answer)

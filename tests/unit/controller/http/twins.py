@@ -127,6 +127,9 @@ class TwinJobs(JobService):
         found = [job for job in self.jobs.values() if which.state in (None, job.state)]
         return found[::-1][: which.limit], None
 
+    def active(self) -> builtins.list[Job]:
+        return [job for job in self.jobs.values() if not job.done]
+
     async def open_output(
         self, job_id: str, rank: int, query: OutputQuery
     ) -> AsyncGenerator[OutputItem, None]:
