@@ -115,6 +115,13 @@ class Ledger:
         future = self._store.save(jobs=decided, lazy=lazy)
         return self._track(decided, future)
 
+    def amend(self, job: Job) -> None:
+        """Takes news of a job that has ended, about what is left of it; its end stays as it is."""
+        self._ended.put(job)
+        saved = self._store.save(jobs=[job], lazy=True)
+        # Nobody waits: if it is not kept, it is found out again by the next who asks.
+        saved.add_done_callback(lambda done: done.cancelled() or done.exception())
+
     def committing(self, job_ids: Iterable[str]) -> asyncio.Future[None] | None:
         """The commits under way of these jobs; None when there are none."""
         under_way = {self._commits[job_id] for job_id in job_ids if job_id in self._commits}

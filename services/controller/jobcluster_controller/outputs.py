@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from jobcluster_common.errors import Gone, NotFound, Unavailable
 
@@ -56,6 +57,7 @@ class Outputs:
                 return
             except NotFound as error:
                 if task.state.done or not query.follow:
+                    await self._note_gone(job_id, task)
                     raise Gone(_facts(task, str(error))) from error
             # It was accepted and is not there yet, or the worker lost it: either is told to us soon.
             await self._next_change(job_id, rank, task)
@@ -76,6 +78,12 @@ class Outputs:
             return False
         seen = task.state.done or task.state is State.RUNNING or task.started_at is not None
         return seen or self._reports.is_accepted(TaskKey(job_id, task.rank, task.attempt))
+
+    async def _note_gone(self, job_id: str, task: Task) -> None:
+        """Its worker, which answers, has it no more."""
+        job = await self._ledger.find(job_id)
+        if job is not None and job.done and task.output.available and job.task(task.rank) == task:
+            self._ledger.amend(job.with_task(task.evolve(output=replace(task.output, available=False))))
 
     async def _next_change(self, job_id: str, rank: int, seen: Task) -> None:
         """Waits until the task is another than was seen, or its worker has told of it."""

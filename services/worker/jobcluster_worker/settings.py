@@ -141,6 +141,15 @@ class LeaseBlock(Block):
         return self
 
 
+class RetentionBlock(Block):
+    """[retention]: how long outputs and work directories of ended tasks are kept; then they are gone (410)."""
+
+    output_seconds: float | None = Field(7 * 86400.0, gt=0)
+    """From the task's end; None: for ever."""
+    output_bytes: Size | None = Field(None, gt=0)
+    """On the disk, of all ended tasks together; the oldest go first. None: no limit."""
+
+
 class WorkerSettings(Block):
     """One file, one worker."""
 
@@ -154,6 +163,7 @@ class WorkerSettings(Block):
     """What a job's selector is compared with."""
     shutdown: ShutdownBlock = ShutdownBlock()
     lease: LeaseBlock = LeaseBlock()
+    retention: RetentionBlock = RetentionBlock()
     log: LogBlock = LogBlock()
 
     @property

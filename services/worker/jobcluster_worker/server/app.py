@@ -23,13 +23,14 @@ from jobcluster.v1 import worker_pb2
 from jobcluster_common import rpc
 
 from jobcluster_worker.app import TASKS_PER_SUPERVISOR
-from jobcluster_worker.launcher.shapes import Limits
+from jobcluster_worker.launcher.shapes import Limits, TaskKey
 from jobcluster_worker.output.follow import IndexWatch
 from jobcluster_worker.registration import Registration, advertised_address, capacity
 from jobcluster_worker.server.changes import Changes
 from jobcluster_worker.server.controller import ControllerClient, Credentials
 from jobcluster_worker.server.jobs import Jobs
 from jobcluster_worker.server.remains import Left, Remains
+from jobcluster_worker.server.retention import Retention
 from jobcluster_worker.server.servicer import NAMES, POLICY, WorkerServicer
 from jobcluster_worker.server.shutdown import Shutdown
 from jobcluster_worker.server.streams import Streams
@@ -96,6 +97,7 @@ class Server:
             await self.supervisors.open()
             left = await self.remains.find(self.supervisors.names, self.supervisors.ungreeted)
             settling = asyncio.create_task(self._settle(left))
+            retaining = asyncio.create_task(self._retention().run())
             try:
                 serving = asyncio.create_task(self._serve())
                 await self._first_of(serving)
@@ -114,7 +116,8 @@ class Server:
                     await serving
             finally:
                 settling.cancel()
-                await asyncio.gather(settling, return_exceptions=True)
+                retaining.cancel()
+                await asyncio.gather(settling, retaining, return_exceptions=True)
                 await self.supervisors.close()
         if self.terminate.is_set():
             return 0
@@ -128,6 +131,14 @@ class Server:
         # Not by signal: the launcher may be killed by one that leaves it no time to send any.
         launcher = os.pidfd_open(self.run.launcher_pid)
         loop.add_reader(launcher, self.orphaned.set)
+
+    def _retention(self) -> Retention:
+        block = self.settings.retention
+
+        def in_use(key: TaskKey) -> bool:
+            return self.table.get(key) is not None or self.remains.is_claimed(key)
+
+        return Retention(self.settings.data_directory, in_use, block.output_seconds, block.output_bytes)
 
     async def _settle(self, left: Left) -> None:
         """Beside the serving: outputs that are to be read again may be big."""
