@@ -105,6 +105,7 @@ ELSEWHERE = frozenset(
         "limits",
         "labels",
         "shutdown",
+        "retention",
         "jobs.template_directory",
         "jobs.data_directory",
         "jobs.log_file",
