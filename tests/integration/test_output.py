@@ -75,7 +75,6 @@ def test_one_pipe_keeps_the_order_in_which_it_was_written(cluster: Cluster) -> N
 
 
 def test_a_snapshot_says_its_length_and_whether_it_is_complete(cluster: Cluster) -> None:
-    job = cluster.post({"command": ["sh", "-c", "echo first; read x < gate; echo last"], "files": {"f": ""}})
     job = cluster.post(
         {"command": ["sh", "-c", "echo first; while [ ! -e $HOME/gone ]; do sleep 0.05; done"]}
     )
