@@ -21,9 +21,24 @@ _NO_NUL = r"^[^\x00]*$"
 _NO_DOTS = r"(?!(?:[^\x00]*/)?\.\.(?:/|$))"
 _UNIT = r"""(?:[^ \t\r\n'"\\\x00]|\\[^\x00]|'[^'\x00]+'|"(?:[^"\\\x00]|\\[^\x00])+")"""
 _COMMAND = rf"""^[ \t\r\n]*{_UNIT}(?:{_UNIT}|[ \t\r\n]|''|"")*$"""
-_SIZE = (
-    r"^(?:[1-9][0-9]{0,14}|(?:0\.[1-9][0-9]{0,5}|[1-9][0-9]{0,2}(?:\.[0-9]{1,6})?) ?[KMGTkmgt][Ii]?)[Bb]?$"
+_FRACTION = r"0\.0{0,2}[1-9][0-9]{0,5}"
+
+
+def _with_fraction(whole: str) -> str:
+    return rf"(?:{_FRACTION}|(?:{whole})(?:\.[0-9]{{1,6}})?)"
+
+
+# As many digits before each prefix as stay below NUMBER_MAX.
+_PREFIXED = "|".join(
+    f"{_with_fraction(whole)} ?[{prefix}]"
+    for whole, prefix in (
+        ("[1-9][0-9]{0,11}", "Kk"),
+        ("[1-9][0-9]{0,8}", "Mm"),
+        ("[1-9][0-9]{0,5}", "Gg"),
+        ("[1-7][0-9]{3}|[1-9][0-9]{0,2}", "Tt"),
+    )
 )
+_SIZE = rf"^(?:[1-9][0-9]{{0,14}}(?: ?[Bb])?|(?:{_PREFIXED})[Ii]?[Bb]?)$"
 _BASE64 = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
@@ -34,10 +49,10 @@ def fault(detail: str) -> PydanticCustomError:
 
 @dataclass(frozen=True)
 class Matches:
-    """A string of this form; ``detail`` says it in words."""
+    """A string of this form; ``detail`` says it in words, or finds the words for what is wrong with a value."""
 
     pattern: str
-    detail: str
+    detail: str | Callable[[str], str]
     max_length: int | None = None
 
     @cached_property
@@ -48,7 +63,7 @@ class Matches:
         if self.max_length is not None and len(value) > self.max_length:
             raise fault(f"is longer than {self.max_length} characters")
         if self._compiled.fullmatch(value) is None:
-            raise fault(self.detail)
+            raise fault(self.detail if isinstance(self.detail, str) else self.detail(value))
         return value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -123,6 +138,23 @@ def _read_size(value: Any) -> int:
     return parse_size(value)
 
 
+def _wrong_path(value: str) -> str:
+    if not value:
+        return "is empty"
+    return "has a NUL" if "\0" in value else "goes up by .., which is not allowed"
+
+
+def _wrong_file_name(value: str) -> str:
+    if not value or "\0" in value:
+        return "is an empty name" if not value else "has a NUL"
+    if value.startswith("/"):
+        return "is absolute; a file's name is relative to the working directory"
+    parts = value.split("/")
+    if not {"", ".", ".."}.isdisjoint(parts):
+        return "has an empty part, . or .. in its name"
+    return "is deeper than 32 folders, or has a part longer than 255 characters"
+
+
 WHOLE = BeforeValidator(_whole)  # last in an Annotated, or JSON Schema loses the bounds that stand after it
 Text = Annotated[str, Matches(_NO_NUL, "has a NUL")]
 Name = Annotated[
@@ -132,14 +164,12 @@ LabelKey = Annotated[
     str, Matches(r"^[^\x00-\x1f\x7f=]{1,255}$", "must be 1 to 255 characters without = and control")
 ]
 EnvName = Annotated[str, Matches(r"^[^\x00=]+$", "must not be empty, and have no = and no NUL")]
-TemplatePath = Annotated[
-    str, Matches(rf"^{_NO_DOTS}[^\x00]+$", "must not be empty, have a NUL, or go up by ..", 4095)
-]
+TemplatePath = Annotated[str, Matches(rf"^{_NO_DOTS}[^\x00]+$", _wrong_path, 4095)]
 FileName = Annotated[
     str,
     Matches(
         r"^(?!(?:[^\x00]*/)?\.{1,2}(?:/|$))[^/\x00]{1,255}(?:/[^/\x00]{1,255}){0,31}$",
-        "must be a relative name without NUL, empty parts, . and .. (parts up to 255 characters, 32 deep)",
+        _wrong_file_name,
         1024,
     ),
 ]

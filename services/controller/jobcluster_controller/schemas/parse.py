@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -18,6 +19,14 @@ CONTENT_BYTES = 1 << 20
 FAULTS_LISTED = 100
 
 M = TypeVar("M", bound=BaseModel)
+
+_KINDS = {
+    "string_type": "a string",
+    "list_type": "a list",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+}
 
 
 def read_json(body: bytes) -> Any:
@@ -60,7 +69,10 @@ def _words(kind: str, message: str) -> str:
         return "unknown field"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return "must be an object"
-    return message.replace("Input should", "must").replace("Field required", "is required")
+    if kind in _KINDS:
+        return f"must be {_KINDS[kind]}"
+    # "Input", "String", "List" and so on: which one it is, the pointer says.
+    return re.sub(r"^[A-Z][a-z]+ should", "must", message).replace("Field required", "is required")
 
 
 def parse_job_spec(document: Any, path_worker_id: str | None = None) -> JobSpec:
@@ -77,7 +89,10 @@ def parse_job_spec(document: Any, path_worker_id: str | None = None) -> JobSpec:
     try:
         body = JobSpecBody.model_validate(document)
     except ValidationError as error:
-        raise Invalid([*faults_of(error), *faults]) from None
+        wrong = {e["loc"][0] for e in error.errors(include_url=False, include_input=False)}
+        rest = {name: value for name, value in document.items() if name not in wrong}
+        sizes = _faults_of_sizes(JobSpecBody.model_validate(rest))
+        raise Invalid([*faults_of(error), *faults, *sizes]) from None
     if faults := [*faults, *_faults_of_sizes(body)]:
         raise Invalid(faults)
     return _to_domain(body, document, path_worker_id)

@@ -62,6 +62,11 @@ def test_the_document_is_as_posted_with_its_defaults_filled() -> None:
         ("0.5G", 1 << 29),
         ("1.5 MiB", 3 << 19),
         ("2tb", 2 << 40),
+        ("1024M", 1 << 30),
+        ("2048MiB", 2 << 30),
+        ("1048576K", 1 << 30),
+        ("0.05G", int(0.05 * (1 << 30))),
+        ("1000 B", 1000),
     ],
 )
 def test_sizes(size: int | str, in_bytes: int) -> None:
@@ -69,7 +74,27 @@ def test_sizes(size: int | str, in_bytes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "size", [0, -1, 1.5, True, None, "", "0", "-1", "1.5", "1 X", "inf", "١", "9" * 400, [], {}]
+    "size",
+    [
+        0,
+        -1,
+        1.5,
+        True,
+        None,
+        "",
+        "0",
+        "-1",
+        "1.5",
+        "1 X",
+        "inf",
+        "١",
+        "9" * 400,
+        "9000T",
+        "0.0001K",
+        "0M",
+        [],
+        {},
+    ],
 )
 def test_what_is_no_size(size: Any) -> None:
     if size is None:  # as if it were left out
@@ -121,11 +146,46 @@ def test_what_is_no_size(size: Any) -> None:
         ({"command": "x", "args": ["y" * 66_000], "env": {"A": "z" * 67_000}}, {"/env"}),
         ({"command": "x", "files": {"a": "y" * 600_000, "b": "y" * 600_000}}, {"/files"}),
         ({"command": "x", "stdin": "y" * ((1 << 20) + 1)}, {"/stdin"}),
+        ({"colour": 1, "command": "x", "args": ["y" * 140_000], "stdin": "y" * ((1 << 20) + 1), "name": 1},
+         {"/colour", "/args", "/stdin", "/name"}),
         ({"colour": 1, "command": "", "tasks": 2, "path": "../x"}, {"/colour", "/command", "/tasks", "/path"}),
     ],
 )  # fmt: skip
 def test_every_fault_is_named(document: Any, pointers: set[str]) -> None:
     assert faults(document).keys() == pointers
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("path", "", "is empty"),
+        ("path", "a/../b", ".."),
+        ("path", "a\0", "NUL"),
+        ("path", 1, "must be a string"),
+        ("args", "x", "must be a list"),
+        ("timeout_seconds", "5", "must be a number"),
+        ("ephemeral", 1, "must be true or false"),
+        ("tasks", "2", "must be a whole number"),
+        ("files", [], "must be an object"),
+    ],
+)
+def test_a_fault_says_what_is_wrong_with_this_very_value(field: str, value: Any, words: str) -> None:
+    assert words in faults({"command": "x", field: value})[f"/{field}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "empty"),
+        ("/etc/x", "absolute"),
+        ("a/../b", ".."),
+        ("a\0", "NUL"),
+        ("x" * 300, "255"),
+        ("a//b", "empty"),
+    ],
+)
+def test_a_file_name_is_told_what_is_wrong_with_it(name: str, words: str) -> None:
+    assert words in faults({"command": "x", "files": {name: ""}})[pointer("files", name)]
 
 
 def test_what_fits_exactly_is_accepted() -> None:
