@@ -25,6 +25,8 @@ BODY_SECONDS_MAX = 30.0
 DROPPED_BYTES_MAX = 64 << 20
 DROPPED_SECONDS_MAX = 5.0
 
+_USUAL = ("*/*", "application/*", "application/json")
+
 T = TypeVar("T")
 
 
@@ -116,18 +118,22 @@ class Call:
             return None
         if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable() and " " not in key):
             raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters")
-        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(_plain(document), sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         return Idempotency(f"{self.request.method} {self.request.url.path}", key, digest)
 
     def preferred(self, offered: Sequence[str]) -> str | None:
-        """Which of ``offered`` the Accept header names with the highest quality; None: none by its full name."""
-        best, best_quality = None, 0.0
+        """Which of ``offered`` the Accept header likes best; None: what the route usually answers with.
+
+        That is meant by wildcards and JSON. Of what is liked as much, a name goes before a wildcard, then the first.
+        """
+        best, best_rank = None, (0.0, False)
         for part in (self.header("accept") or "").split(","):
             media, *parameters = (p.strip().lower() for p in part.split(";"))
             quality = next((_quality(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
-            if media in offered and quality > best_quality:
-                best, best_quality = media, quality
+            rank = (quality, "*" not in media)
+            if media in (*offered, *_USUAL) and quality > 0 and rank > best_rank:
+                best, best_rank = (media if media in offered else None), rank
         return best
 
     async def waiting(self, work: Coroutine[Any, Any, T]) -> T:
@@ -168,6 +174,15 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _plain(value: Any) -> Any:
+    """In canonical JSON (RFC 8785) 5.0 is 5."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _quality(text: str) -> float:

@@ -37,7 +37,8 @@ class Events:
 
     heartbeat = b": alive\n\n"
 
-    def __init__(self, stream: str, offsets: dict[int, int]) -> None:
+    def __init__(self, job_id: str, stream: str, offsets: dict[int, int]) -> None:
+        self._job_id = job_id
         self._stream = stream
         self._offsets = dict(offsets)
 
@@ -46,7 +47,7 @@ class Events:
 
     def output(self, rank: int, chunk: OutputChunk) -> bytes:
         self._offsets[rank] = chunk.offset + len(chunk.data)
-        cursor = write_cursor(self._stream, self._offsets)
+        cursor = write_cursor(self._job_id, self._stream, self._offsets)
         return b"id: %b\nevent: output\ndata: %b\n\n" % (cursor.encode(), _chunk(rank, self._stream, chunk))
 
     def end(self, document: Mapping[str, Any]) -> bytes:
@@ -105,29 +106,35 @@ class RankedText(Bytes):
         return b"".join(b"[%d] %b\n" % (rank, line) for rank, line in sorted(self._begun.items()))
 
 
-def write_cursor(stream: str, offsets: Mapping[int, int]) -> str:
-    """Opaque to callers; for us: where to go on. The last dot tells a whole one from one that was cut short."""
+def write_cursor(job_id: str, stream: str, offsets: Mapping[int, int]) -> str:
+    """Opaque to callers; for us: of which job, and where to go on. The last dot tells a whole one from a stump."""
     pairs = (f"{rank}:{offset}" for rank, offset in sorted(offsets.items()))
-    return urlsafe_b64encode(" ".join((stream, *pairs, ".")).encode()).decode().rstrip("=")
+    return urlsafe_b64encode(" ".join((_mark(job_id), stream, *pairs, ".")).encode()).decode().rstrip("=")
 
 
-def read_cursor(cursor: str, stream: str) -> dict[int, int]:
+def read_cursor(cursor: str, job_id: str, stream: str) -> dict[int, int]:
     """The offsets of a ``Last-Event-ID``.
 
-    :raises BadRequest: if it is none of ours, or of another stream.
+    :raises BadRequest: if it is none of ours, or of another job or stream.
     """
     try:
         text = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)).decode("ascii")
-        of, *pairs, dot = text.split(" ")
+        mark, of, *pairs, dot = text.split(" ")
         offsets = {int(rank): int(offset) for rank, offset in (pair.split(":") for pair in pairs)}
     except ValueError:
         raise BadRequest("Last-Event-ID is not an id of this stream") from None
     good = all(rank >= 0 and 0 <= offset < 2**63 for rank, offset in offsets.items())
     if of not in STREAMS or dot != "." or not good:
         raise BadRequest("Last-Event-ID is not an id of this stream")
+    if mark != _mark(job_id):
+        raise BadRequest("Last-Event-ID is of another job's output")
     if of != stream:
         raise BadRequest(f"Last-Event-ID is of ?stream={of}, not {stream}")
     return offsets
+
+
+def _mark(job_id: str) -> str:
+    return job_id.partition("-")[0]
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

@@ -61,7 +61,7 @@ async def _start(call: Call, worker_id: str | None) -> ASGIApp:
 
 
 def _streamed(call: Call, job: Job, media: str, status: int, headers: dict[str, str]) -> ASGIApp:
-    form = form_for(media, "merged", {task.rank: 0 for task in job.tasks})
+    form = form_for(media, job, "merged", {task.rank: 0 for task in job.tasks})
     chunks = of_new_job(call.doors, form, job_document(job))
     return LiveStream(call.doors, chunks, content_type(media), headers, status)
 

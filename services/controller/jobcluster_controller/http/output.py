@@ -76,10 +76,10 @@ def need_chunks(call: Call) -> None:
         raise HttpVersionNotSupported("a live stream needs HTTP/1.1: in 1.0 a cut would look like its end")
 
 
-def form_for(media: str, stream: str, offsets: Mapping[int, int]) -> Form:
+def form_for(media: str, job: Job, stream: str, offsets: Mapping[int, int]) -> Form:
     """The form of a media type."""
     if media == EVENTS:
-        return Events(stream, dict(offsets))
+        return Events(job.job_id, stream, dict(offsets))
     if media == LINES:
         return Lines(stream)
     return RankedText() if len(offsets) > 1 else Bytes()
@@ -91,11 +91,11 @@ async def _formed(call: Call, job: Job, ranks: list[int], media: str) -> ASGIApp
     offsets = dict.fromkeys(ranks, query.offset)
     cursor = call.header("last-event-id") if media == EVENTS else None
     if cursor:
-        found = read_cursor(cursor, query.stream)
+        found = read_cursor(cursor, job.job_id, query.stream)
         offsets = {rank: found.get(rank, 0) for rank in ranks}
         query = OutputQuery(query.stream, 0, query.follow)
     opened = await _opened(call, job, offsets, query)
-    form = form_for(media, query.stream, offsets)
+    form = form_for(media, job, query.stream, offsets)
     return LiveStream(call.doors, opened.formed(form), content_type(media), _headers(job), close=opened.close)
 
 

@@ -58,6 +58,10 @@ async def test_an_idempotency_key_makes_one_job_of_many_posts(house: House) -> N
         )
         assert (first.status_code, again.status_code) == (201, 200)
         assert first.json()["job_id"] == again.json()["job_id"]
+        number = {"Idempotency-Key": "k-2"}
+        bodies = (b'{"command":"x","timeout_seconds":5}', b'{"command":"x","timeout_seconds":5.0}')
+        answers = [await client.post("/v1/jobs", content=body, headers=number) for body in bodies]
+        assert [answer.status_code for answer in answers] == [201, 200]
         assert (await client.post("/v1/jobs", json={"command": "y"}, headers=key)).status_code == 422
         assert (
             await client.post("/v1/workers/w1/jobs", json={"command": "y"}, headers=key)

@@ -53,7 +53,20 @@ async def test_a_snapshot_says_its_length_and_whether_it_is_all(house: House) ->
         assert (await client.head(f"/v1/jobs/{job.job_id}/output")).headers["content-length"] == "12"
 
 
-@pytest.mark.parametrize("accept", ["*/*", "application/json", "image/png", "application/octet-stream", ""])
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "*/*",
+        "application/json",
+        "image/png",
+        "application/octet-stream",
+        "",
+        "application/json, text/plain, */*",
+        "text/event-stream;q=0.1, */*",
+        "text/plain;q=0",
+        "text/plain;q=0.5, application/octet-stream;q=0.9",
+    ],
+)
 async def test_raw_is_the_form_for_whoever_asks_for_none_of_the_others(house: House, accept: str) -> None:
     job = await ended(house, b"\0\xff\n")
     async with house.client(Accept=accept) as client:
@@ -185,6 +198,22 @@ async def test_events_carry_cursors_and_one_end(house: House) -> None:
         other = {"Last-Event-ID": outputs[0]["id"]}
         answer = await client.get(f"/v1/jobs/{job.job_id}/output?stream=stdout", headers=EVENTS | other)
         assert answer.status_code == 400
+        second = await ended(house, b"y" * 600_000)
+        answer = await client.get(f"/v1/jobs/{second.job_id}/output", headers=EVENTS | other)
+        assert (answer.status_code, answer.json()["detail"]) == (
+            400,
+            "Last-Event-ID is of another job's output",
+        )
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/plain", "*/*, text/plain", "text/html, text/plain;q=0.9, */*;q=0.8"]
+)
+async def test_a_named_form_goes_before_a_wildcard(house: House, accept: str) -> None:
+    job = await ended(house, b"x")
+    async with house.client(Accept=accept) as client:
+        answer = await client.get(f"/v1/jobs/{job.job_id}/output")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
 
 
 async def test_several_tasks_come_in_one_stream_of_events_or_as_marked_lines(house: House) -> None:
