@@ -30,5 +30,7 @@ class Endpoint:
     answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
     media: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
+    sends: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Headers of its answers, by status."""
     lasts: bool = False
     """It may wait or stream: its duration says nothing."""

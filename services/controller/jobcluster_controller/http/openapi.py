@@ -14,9 +14,16 @@ from starlette.routing import compile_path
 from ..auth.roles import Access
 from ..schemas.documents import Problem
 from .endpoint import Endpoint
+from .forms import RAW, TEXT
 from .problems import PROBLEM_MEDIA_TYPE
 
 ERRORS = (400, 401, 403, 404, 408, 413, 422, 500, 503)
+ERRORS_SEND = {
+    401: ("WWW-Authenticate",),
+    416: ("Content-Range",),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
+}
 
 
 class _Table(BasePlugin[Any]):
@@ -118,17 +125,17 @@ def _complete(operation: dict[str, Any], endpoint: Endpoint) -> None:
     for status, response in operation["responses"].items():
         if int(status) >= 400:
             response["content"] = {PROBLEM_MEDIA_TYPE: response["content"]["application/json"]}
+        names = ("X-Request-ID", *endpoint.sends.get(int(status), ()), *ERRORS_SEND.get(int(status), ()))
+        response["headers"] = {name: {"schema": {"type": "string"}} for name in names}
     operation["responses"]["default"] = {
         "description": "Any other error",
         "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
     for status in endpoint.answers:
         response = operation["responses"][str(status)]
-        for media in endpoint.media:
+        for media in endpoint.media if status != 206 else (RAW, TEXT):
             text = {"type": "string"} if media != "application/octet-stream" else {}
             response.setdefault("content", {})[media] = {"schema": text}
-        if status == 201:
-            response["headers"] = {"Location": {"schema": {"type": "string"}}} if endpoint.media else {}
     for parameter in operation["parameters"]:
         _never_null(parameter)
     if "requestBody" in operation:

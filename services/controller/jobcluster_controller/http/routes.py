@@ -23,6 +23,7 @@ from ..schemas.requests import (
     IdempotencyHeader,
     JobsQuery,
     LastEventHeader,
+    OutputHeaders,
     OutputParameters,
     StopBody,
     WaitQuery,
@@ -32,11 +33,17 @@ from ..schemas.spec import JobSpecBody
 from . import events, jobs, output, service, workers
 from .endpoint import Endpoint
 from .forms import EVENTS, LINES, RAW, TEXT
+from .output import COMPLETE, OFFSET
 
 JOB = {200: JobDocument}
 STARTED = {201: JobDocument, 200: JobDocument}
 STREAMS = (EVENTS, LINES, TEXT)
+STARTED_SENDS = dict.fromkeys(STARTED, ("Location", "Jobcluster-Job-Id"))
 OUTPUT = {200: None, 206: None}
+OUTPUT_SENDS = {
+    200: (COMPLETE, OFFSET, "Jobcluster-Job-Id", "Accept-Ranges", "ETag"),
+    206: (COMPLETE, OFFSET, "Jobcluster-Job-Id", "Accept-Ranges", "ETag", "Content-Range"),
+}
 OUTPUT_ERRORS = (404, 410, 416, 503, 505)
 ON_WORKER = "/v1/workers/{worker_id}/jobs"
 
@@ -50,6 +57,7 @@ TABLE: tuple[Endpoint, ...] = (
         body=JobSpecBody,
         headers=IdempotencyHeader,
         answers=STARTED,
+        sends=STARTED_SENDS,
         media=STREAMS,
         errors=(404, 409, 429, 505),
         lasts=True,
@@ -83,8 +91,10 @@ TABLE: tuple[Endpoint, ...] = (
         output.get_output,
         Access.OPERATOR,
         query=OutputParameters,
+        headers=OutputHeaders,
         answers=OUTPUT,
         media=(RAW, *STREAMS),
+        sends=OUTPUT_SENDS,
         errors=OUTPUT_ERRORS,
         lasts=True,
     ),
@@ -97,6 +107,7 @@ TABLE: tuple[Endpoint, ...] = (
         body=JobSpecBody,
         headers=IdempotencyHeader,
         answers=STARTED,
+        sends=STARTED_SENDS,
         media=STREAMS,
         errors=(404, 409, 429, 505),
         lasts=True,
@@ -129,8 +140,10 @@ TABLE: tuple[Endpoint, ...] = (
         output.get_output_on_worker,
         Access.OPERATOR,
         query=OutputParameters,
+        headers=OutputHeaders,
         answers=OUTPUT,
         media=(RAW, *STREAMS),
+        sends=OUTPUT_SENDS,
         errors=OUTPUT_ERRORS,
         lasts=True,
     ),

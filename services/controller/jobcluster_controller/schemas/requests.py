@@ -142,6 +142,20 @@ class IdempotencyHeader(Closed):
     ) = Field(None, alias="Idempotency-Key", description="the same key and body within 24 h is the same job")
 
 
+class OutputHeaders(Closed):
+    """What a reader of output may send."""
+
+    range: str | None = Field(
+        None, alias="Range", description="one range of bytes of an ended job's raw output, as in bytes=0-99"
+    )
+    if_range: str | None = Field(None, alias="If-Range", description="the ETag the range is of")
+    last_event_id: str | None = Field(
+        None,
+        alias="Last-Event-ID",
+        description="of events: the id of the last one that was read; go on after it",
+    )
+
+
 class LastEventHeader(Closed):
     """Last-Event-ID."""
 

@@ -173,6 +173,11 @@ async def test_the_openapi_document_names_every_route(tmp_path: Path, ca: Issued
         for status, response in operation["responses"].items():
             if status == "default" or int(status) >= 400:
                 assert list(response["content"]) == ["application/problem+json"]
+    output = document["paths"]["/v1/jobs/{job_id}/output"]["get"]
+    assert {"Range", "If-Range", "Last-Event-ID"} <= {p["name"] for p in output["parameters"]}
+    assert list(output["responses"]["206"]["content"]) == ["application/octet-stream", "text/plain"]
+    assert "Content-Range" in output["responses"]["206"]["headers"]
+    assert "WWW-Authenticate" in output["responses"]["401"]["headers"]
     text = json.dumps(document)
     references = {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}
     assert references <= document["components"]["schemas"].keys()
