@@ -137,7 +137,9 @@ class JobService:
     async def get_on_worker(self, worker_id: str, job_id: str) -> Job:
         """:raises NotFound: no such job, or that worker holds no task of it."""
         job = await self.get(job_id)
-        if all(task.worker_id != worker_id for task in job.tasks):
+        # One that waits for this very worker counts as held: its poster knows it by this name only.
+        held = {task.worker_id or job.spec.worker_id for task in job.tasks}
+        if worker_id not in held:
             raise NotFound(f"worker {worker_id[:80]} holds no task of job {job_id}")
         return job
 

@@ -306,6 +306,17 @@ async def test_a_job_is_found_on_the_worker_that_holds_it_only(core: Core) -> No
             await core.jobs.get_on_worker(worker_id, job_id)
 
 
+async def test_a_job_that_waits_for_a_worker_is_found_on_it(core: Core) -> None:
+    await core.add_worker("w1", tasks=1)
+    await core.add_worker("w2")
+    await core.start(spec(worker_id="w1"))
+    job = await core.start(spec(worker_id="w1"))
+    assert (job.state, job.tasks[0].worker_id) == (State.QUEUED, None)
+    assert (await core.jobs.get_on_worker("w1", job.job_id)).job_id == job.job_id
+    with pytest.raises(NotFound):
+        await core.jobs.get_on_worker("w2", job.job_id)
+
+
 async def test_reports_of_an_older_life_or_epoch_or_of_another_worker_are_not_believed(core: Core) -> None:
     await core.add_worker("w1", incarnation="one")
     await core.add_worker("w2")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from .job import Job, Task
+from .job import Job, Output, StreamTotals, Task
 from .states import Reason, State, may_follow
 from .worker import Worker
+
+_EMPTY = StreamTotals(0, hashlib.sha256().hexdigest())
+_NO_OUTPUT = Output(merged=_EMPTY, stdout=_EMPTY, stderr=_EMPTY, available=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,9 @@ def ended(task: Task, state: State, reason: Reason, now: datetime, error_text: s
     """The task ended by the controller's own decision; of an ended one nothing changes."""
     if task.state.done:
         return task
-    return task.evolve(state=state, reason=reason, finished_at=now, error_text=error_text)
+    # That a task which was nowhere wrote nothing is known, and can be read.
+    output = task.output if task.worker_id is not None else _NO_OUTPUT
+    return task.evolve(state=state, reason=reason, finished_at=now, error_text=error_text, output=output)
 
 
 def merged(held: Task, reported: Task) -> Task:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import pytest
@@ -25,6 +26,12 @@ def test_a_queued_job_is_stopped_at_once() -> None:
         Reason.STOPPED,
         NOW,
     )
+
+
+def test_what_was_stopped_before_it_ran_has_an_empty_output_that_can_be_checked() -> None:
+    output = stop_asked(job(), "TERM", 5.0, NOW).tasks[0].output
+    assert (output.available, output.merged.bytes) == (True, 0)
+    assert output.merged.sha256 == hashlib.sha256(b"").hexdigest() == output.stderr.sha256
 
 
 @pytest.mark.parametrize("state", [State.STARTING, State.RUNNING])
