@@ -154,7 +154,7 @@ def main() -> int:
     try:
         asyncio.run(serve(controller))
     except StoreRefused as error:
-        sys.stderr.write(f"{' '.join(str(error).split())}\n")
+        sys.stderr.write(f"{path or 'settings'}: store.path: {' '.join(str(error).split())}\n")
         return 2
     return 0
 

@@ -102,7 +102,10 @@ def sign_csr(csr_pem: bytes, ca_crt: bytes, ca_key: bytes, identity: Identity, h
 
     :raises ValueError: if the request is not PEM, not signed by its own key, or the key is not EC P-256.
     """
-    request = x509.load_pem_x509_csr(csr_pem)
+    try:
+        request = x509.load_pem_x509_csr(csr_pem)
+    except ValueError:
+        raise ValueError("not a certificate signing request in PEM") from None
     key = request.public_key()
     # RSA leaves would bring TLS 1.2 suites back: see tls.py.
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):

@@ -133,6 +133,9 @@ class LogBlock(Block):
     format: Literal["json", "console"] = "json"
 
 
+_NO_FILE = "no settings file (--config FILE, or JOBCLUSTER_CONFIG)"
+
+
 def load(
     model: type[M], path: Path | None, environ: Mapping[str, str], elsewhere: frozenset[str] = frozenset()
 ) -> M:
@@ -241,7 +244,7 @@ def _one_line(
 ) -> str:
     keys = tuple(str(part) for part in error["loc"] if part not in ("function-after", "int", "str"))
     override = _override_of(error, overrides)
-    where = _variable(override) if override else str(path or "settings")
+    where = _variable(override) if override else str(path or _NO_FILE)
     match error["type"]:
         case "extra_forbidden":
             text = f"unknown key; remove it, or use one of: {', '.join(_known(model, keys[:-1]))}"
@@ -250,7 +253,8 @@ def _one_line(
         case "value_error":
             text = error["msg"].removeprefix("Value error, ")
         case _:
-            text = f"{error['msg'][:1].lower()}{error['msg'][1:]}, not {error['input']!r}; correct it"
+            said = re.sub(r"^[A-Z][a-z]+ should (be )?", r"must \1", error["msg"])
+            text = f"{said.replace('a valid ', 'a ')}, not {error['input']!r}; correct it"
     return " ".join(f"{where}: {'.'.join(keys) or 'settings'}: {text}".split())
 
 

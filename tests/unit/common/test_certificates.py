@@ -146,3 +146,10 @@ def test_a_private_file_is_0600_whatever_the_umask_and_replaced_in_one_step(tmp_
     held.close()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert [p.name for p in tmp_path.iterdir()] == ["key"]
+
+
+def test_what_is_no_request_is_told_so_in_our_words() -> None:
+    ca = make_ca()
+    for bad in (b"", b"x", ca.crt_pem):
+        with pytest.raises(ValueError, match=r"^not a certificate signing request in PEM$"):
+            sign_csr(bad, ca.crt_pem, ca.key_pem, Identity(Kind.WORKER, "w"), 1)

@@ -126,6 +126,13 @@ def test_a_fault_in_a_variable_names_the_variable(file: Path) -> None:
     assert fault(file, {"JOBCLUSTER_STORE__X": "1"}).startswith("JOBCLUSTER_STORE__X: store.x: unknown key")
 
 
+def test_a_wrong_type_says_which_type_is_meant(file: Path) -> None:
+    file.write_text("[controller]\naddr = 5\n")
+    assert fault(file) == f"{file}: controller.addr: must be a string, not 5; correct it"
+    file.write_text('[grpc_server]\naddr = "127.0.0.1:0"\nuse_tls = "no"\n')
+    assert fault(file) == f"{file}: grpc_server.use_tls: must be a boolean, not 'no'; correct it"
+
+
 def test_a_missing_key_says_where_to_put_it(file: Path) -> None:
     file.write_text("[http_server]\n")
     line = fault(file, model=Needs)

@@ -189,4 +189,18 @@ def test_a_taken_port_is_one_line(config: Path, block: str) -> None:
 def test_a_store_that_is_not_ours_is_one_line(config: Path) -> None:
     (config.parent / "state").mkdir()
     (config.parent / "state" / "controller.db").write_bytes(b"not a database at all" * 100)
-    assert "controller.db" in failed(config)
+    line = failed(config)
+    assert line.startswith(f"{config}: store.path: ") and "controller.db" in line
+
+
+def test_a_place_where_no_store_can_be_is_one_line_with_the_remedy(config: Path) -> None:
+    (config.parent / "state").write_text("a file where a folder must be")
+    line = failed(config)
+    assert line.startswith(f"{config}: store.path: ") and "name a file this user can write" in line
+
+
+def test_without_a_settings_file_the_remedy_is_to_give_one() -> None:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("JOBCLUSTER_")}
+    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=60, env=environ)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "--config" in done.stderr and "JOBCLUSTER_CONFIG" in done.stderr

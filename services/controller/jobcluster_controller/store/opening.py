@@ -74,7 +74,10 @@ def _refused(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         raise StoreRefused(f"{path}: the store cannot be read: {error}; restore it from a backup") from error
     except OSError as error:
-        raise StoreRefused(f"{error.filename or path}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise StoreRefused(
+            f"{error.filename or path} cannot be used: {reason}; name a file this user can write"
+        ) from error
 
 
 def _create(path: Path) -> None:
@@ -131,7 +134,7 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     version = _pragma(connection, "user_version")
     if version > len(steps):
         raise StoreRefused(
-            f"{path}: made by a newer jobcluster (schema {version}, this one knows {len(steps)})"
+            f"{path}: made by a newer jobcluster (schema {version}, this one knows {len(steps)}); use that one"
         )
     for number, script in list(enumerate(steps, start=1))[version:]:
         # The script and its number in one transaction: after a crash a step was taken wholly or not at all.
