@@ -174,6 +174,8 @@ def own_cluster() -> Iterator[LocalCluster]:
     :raises DemoError: if something is left.
     """
     directory = Path(tempfile.mkdtemp(prefix="jobcluster-demo-"))
+    # Where no mount namespace is to be had (root in a plain container), tasks reach their directories by path.
+    directory.chmod(0o711)
     layout = Layout(
         directory / "certs", directory / "run", directory / "state", directory / "settings", *free_ports()
     )
