@@ -13,6 +13,7 @@ import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -125,7 +126,7 @@ class Start:
                 confinement,
             )
         except OSError as error:
-            raise StartFailed(_explain(error, command.executable)) from error
+            raise StartFailed(_explain(error, error.filename or command.executable)) from error
         except ValueError as error:
             raise StartFailed(f"EINVAL: {command.executable!r}: {error}") from error
         finally:
@@ -178,9 +179,12 @@ class Start:
         cwd = self._find_cwd(home)
         self._cwd = cwd.seen
         self._environment = environment(self.spec, cwd.seen)
-        beside = cwd if _visible(cwd, home) else home
+        # The task's own /tmp is made at its start: till then its files are at home, where they can be looked at.
+        beside = cwd if _visible(cwd, home) else Place(home.real, cwd.seen)
         try:
             contents = files.decode(self.spec.get("files") or {})
+            if contents and beside is not cwd:
+                confinement.inside = partial(self._write_inside, cwd.seen, contents)
             if contents:
                 inside = beside.real == home.real or beside.real.startswith(f"{home.real}/")
                 into = os.path.relpath(beside.real, home.real) if inside else beside.real
@@ -200,6 +204,10 @@ class Start:
             self._command = resolver.resolve(self.spec)
         except (files.BadFile, NotExecutable) as error:
             raise StartFailed(str(error)) from error
+
+    def _write_inside(self, cwd: str, contents: dict[str, bytes]) -> None:
+        with files.rights_of(self.uid):
+            files.write(cwd, contents)
 
     def _find_cwd(self, home: Place) -> Place:
         asked = self.spec.get("cwd") or ""
@@ -269,12 +277,13 @@ def _named(step: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StartFailed(_explain(error, step)) from error
+        raise StartFailed(_explain(error, step, error.filename)) from error
 
 
-def _explain(error: OSError, what: str) -> str:
+def _explain(error: OSError, what: str, file: str | None = None) -> str:
     name = errno.errorcode.get(error.errno or 0, "EIO")
-    return f"{name}: {error.filename or what}: {error.strerror or error}"
+    where = f"{what}: {file}" if file and file not in what else what
+    return f"{name}: {where}: {error.strerror or error}"
 
 
 def _visible(place: Place, home: Place) -> bool:

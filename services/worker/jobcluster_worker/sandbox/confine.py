@@ -7,6 +7,7 @@ process ever runs with more rights than its siblings.
 import errno
 import os
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,8 @@ class Confinement:
     hide: list[Path] = field(default_factory=list)
     network: str = "host"
     leaf_directory: Path | None = None
+    inside: Callable[[], None] | None = None
+    """Called where the task's own mounts are made and no right is dropped yet."""
 
 
 _powers: Powers | None = None
@@ -82,6 +85,8 @@ def enter(confinement: Confinement, with_listener: bool = False, enters_leaf: bo
         mounts.confine(
             confinement.work_directory, confinement.template_directory, confinement.hide, powers.own_proc
         )
+    if confinement.inside is not None:
+        confinement.inside()
     if confinement.network == "none":
         mounts.loopback_up()
     if powers.root:

@@ -126,6 +126,19 @@ def test_an_absolute_cwd_is_used_as_it_is(supervisor: Supervisor) -> None:
     assert text_of(supervisor.run("pwd", cwd="/usr")) == "/usr\n"
 
 
+@pytest.mark.parametrize("words", [["sh"], []])
+def test_files_are_in_a_cwd_that_is_the_tasks_own_tmp(supervisor: Supervisor, words: list[str]) -> None:
+    name = f"jobcluster-test-{os.getpid()}.sh"
+    script = '#!/bin/sh\npwd; ls -l | grep -c jobcluster-test; echo "$0"; stat -c %U:%a "$0"'
+    try:
+        task = supervisor.run(*words, path=name, cwd="/tmp", files={name: script})
+        cwd, count, called, owned = text_of(task).splitlines()
+    finally:
+        Path("/tmp", name).unlink(missing_ok=True)  # where a plain user has no /tmp of his own
+    assert (cwd, count, called) == ("/tmp", "1", f"/tmp/{name}")
+    assert owned.endswith(":755") and not owned.startswith("root")
+
+
 def test_files_are_put_into_a_given_cwd_with_no_more_rights_than_the_tasks_own(
     scratch: Path, worker: Worker
 ) -> None:
@@ -133,6 +146,7 @@ def test_files_are_put_into_a_given_cwd_with_no_more_rights_than_the_tasks_own(
     target.mkdir(mode=0o500)
     task = worker.supervisor().run("true", cwd=str(target), files={"f": "x"})
     assert facts(task)[:2] == ("failed", "start_failed")
+    assert task["error_text"].count(str(target)) == 1
     assert not list(target.iterdir())
 
 
