@@ -64,6 +64,8 @@ def find_powers() -> Powers:
     for name, trial in trials.items():
         if reason := _in_child(trial):
             why[name] = reason
+    if root and "mounts" in why:
+        why["own_proc"] = "needs the mount namespace"
     has = {name: name in trials and name not in why for name in (*trials, "mounts", "own_proc")}
     if root:
         has["root"] = True  # without a uid of its own a start fails: it never runs as root
