@@ -125,6 +125,7 @@ class Controller:
 
 async def serve(controller: Controller) -> None:
     """Until SIGTERM or SIGINT; a second one ends the process at once."""
+    logs.tell_of_faults(asyncio.get_running_loop())
     stop = asyncio.Event()
 
     def asked(number: int) -> None:
@@ -150,6 +151,7 @@ def main() -> int:
     settings = load(ControllerSettings, path, os.environ, ELSEWHERE)
     controller = Controller(settings, str(path or "settings"))
     logs.configure(settings.log)
+    logs.identify(process="controller")
     _allow_many_connections()
     try:
         asyncio.run(serve(controller))

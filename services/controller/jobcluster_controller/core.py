@@ -11,6 +11,7 @@ from datetime import datetime
 
 from jobcluster_common.tls import TlsFiles
 
+from . import journal
 from .dispatch import Dispatcher
 from .events import Events
 from .jobs import JobService
@@ -50,7 +51,7 @@ async def running(
     jobs = JobService(store, ledger, registry, dispatcher, queue_max=queue_max, clock=clock, now=now)
     monitor = Monitor(registry, jobs, lease, clock)
     events = Events()
-    ledger.on_committed.append(events.job_committed)
+    ledger.on_committed += [journal.committed, events.job_committed]
     registry.listeners.append(events.worker_changed)
     try:
         await registry.load()

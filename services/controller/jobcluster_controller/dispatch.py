@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from jobcluster.v1 import worker_pb2
 from jobcluster_common.errors import Unavailable
+from jobcluster_common.rpc import request_metadata
 
 from .books import Books
 from .domain.changes import Source
@@ -80,7 +81,7 @@ class Dispatcher:
         if link is None:
             raise Unavailable(f"worker {worker_id} is unreachable", retry_after=5.0)
         # No deadline: it ends with the task, by the reader, or when keepalive finds the worker dead.
-        return link.stub().StreamJob(request)
+        return link.stub().StreamJob(request, metadata=request_metadata())
 
     async def close(self) -> None:
         links = list(self._links.values())

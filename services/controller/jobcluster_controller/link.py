@@ -6,7 +6,7 @@ import asyncio
 import random
 from dataclasses import dataclass
 
-from jobcluster_common import tls  # before grpc
+from jobcluster_common import logs, tls  # tls before grpc
 
 # isort: split
 import grpc
@@ -78,7 +78,9 @@ class Link:
         self._stops: Outbox[TaskKey, Stop] = Outbox(
             self._send_stop, _take_one, _RETRYABLE, patience_seconds=0.0
         )
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"link-{source.worker_id}")
+        self._task = asyncio.get_running_loop().create_task(
+            self._run(), name=f"link-{source.worker_id}", context=logs.own_context()
+        )
 
     def start(self, job: Job, task: Task) -> None:
         self._starts.put(TaskKey(job.job_id, task.rank, task.attempt), convert.start_request(job, task))
@@ -111,6 +113,7 @@ class Link:
             await self._channel.close()
 
     async def _run(self) -> None:
+        logs.bind(worker_id=self.source.worker_id)
         least, most = BACKOFF_SECONDS
         delay = least
         while True:
@@ -119,9 +122,9 @@ class Link:
                 await self._follow_new_certificate()
                 await self._watch()
             except (grpc.aio.AioRpcError, JobclusterError, Broken, TimeoutError, OSError) as error:
-                log.info("worker_stream_broken", worker_id=self.source.worker_id, reason=_short(error))
+                log.info("worker_stream_broken", reason=_short(error))
             except Exception as error:  # a fault of ours: said loudly, and the worker is not given up for it
-                log.error("worker_stream_failed", worker_id=self.source.worker_id, exc_info=error)
+                log.error("worker_stream_failed", exc_info=error)
             finally:
                 await self._starts.close()
                 await self._stops.close()
@@ -189,7 +192,7 @@ class Link:
         self.synced = True
         self._starts.open()
         self._stops.open()
-        log.info("worker_stream_open", worker_id=self.source.worker_id, tasks=len(told))
+        log.info("worker_stream_open", tasks=len(told))
         return self._books.all_told(self.source, told)
 
     async def _acknowledge(self, call: _WatchCall, acks: asyncio.Queue[_Ack]) -> None:
@@ -209,7 +212,7 @@ class Link:
         """What lives there and must not (its worker was given up meanwhile) is killed."""
         for report in reports:
             if not report.task.state.done and await self._books.unwanted(self.source, report):
-                log.warning("task_fenced", worker_id=self.source.worker_id, job_id=report.job_id)
+                log.warning("task_fenced", **report.key.ids())
                 self._stops.open()
                 self._stops.put(report.key, Stop(_stop_request(report.key, "KILL", 0.0), fence=True))
 
@@ -222,7 +225,9 @@ class Link:
                 worker_pb2.StartJobsRequest(starts=wanted.values()), timeout=START_SECONDS
             )
         except grpc.aio.AioRpcError as error:
-            log.info("starts_unanswered", worker_id=self.source.worker_id, reason=_short(error))
+            log.info(
+                "starts_unanswered", worker_id=self.source.worker_id, tasks=len(wanted), reason=_short(error)
+            )
             if error.code() not in _POISON:
                 raise
             if len(wanted) == 1:
@@ -296,7 +301,9 @@ def _reports(message: worker_pb2.WatchJobsResponse) -> list[Report]:
             reports.append(convert.report(change.task))
         except ValueError as error:
             # Skipped and acknowledged: told again it would be no better, and would hold up all others.
-            log.error("report_not_understood", job_id=change.task.job_id, reason=str(error))
+            told = change.task
+            ids = {"job_id": told.job_id, "task_rank": told.task_rank, "attempt": told.attempt}
+            log.error("report_not_understood", reason=str(error), **ids)
     return reports
 
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from jobcluster_common.logs import own_context
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -42,6 +44,8 @@ class Outbox(Generic[K, V]):
         self._next_flush: asyncio.Handle | None = None
         self._open = False
         self._loop = asyncio.get_running_loop()
+        # A batch is sent for many requests, so for none of them.
+        self._context = own_context()
 
     def open(self) -> None:
         self._open = True
@@ -71,7 +75,7 @@ class Outbox(Generic[K, V]):
 
     def _wake(self) -> None:
         if self._next_flush is None:
-            self._next_flush = self._loop.call_soon(self._flush)
+            self._next_flush = self._loop.call_soon(self._flush, context=self._context)
 
     def _flush(self) -> None:
         self._next_flush = None

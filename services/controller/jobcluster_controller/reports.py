@@ -104,7 +104,7 @@ class Reports:
         job = self._ledger.head(key.job_id)
         if job is None or not self.believes(source) or self._held_by(source, key, job) is None:
             return None
-        log.warning("start_refused", job_id=key.job_id, worker_id=source.worker_id, reason=error_text)
+        log.warning("start_refused", worker_id=source.worker_id, reason=error_text, **key.ids())
         if again:
             self._placement.avoid(source.worker_id)
         changed = refused(job, key.rank, again, error_text, self._now())
@@ -174,7 +174,8 @@ class Reports:
         return task if (task.attempt, task.worker_id) == (key.attempt, source.worker_id) else None
 
     def _lost(self, job: Job, task: Task) -> Task:
-        log.warning("task_lost", job_id=job.job_id, task_rank=task.rank, worker_id=task.worker_id)
+        key = TaskKey(job.job_id, task.rank, task.attempt)
+        log.warning("task_lost", worker_id=task.worker_id, **key.ids())
         return ended(task, State.LOST, Reason.WORKER_LOST, self._now())
 
     def _change(self, worker_id: str, jobs: Iterable[Job], lazy: bool = False) -> asyncio.Future[None]:

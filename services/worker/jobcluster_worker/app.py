@@ -89,6 +89,8 @@ def bootstrap(settings: WorkerSettings, config: Path | None) -> dict[str, object
         "data_directory": str(settings.data_directory),
         "template_directory": _text(settings.jobs.template_directory),
         "log_file": _text(settings.jobs.log_file),
+        "log_format": settings.log.format,
+        "log_level": settings.log.level,
         "hide": [str(path) for path in secret],
         "grace_seconds": settings.shutdown.grace_seconds,
         "drain_seconds": settings.shutdown.drain_seconds if settings.shutdown.on_sigterm == "drain" else 0.0,

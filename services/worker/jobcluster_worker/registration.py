@@ -97,9 +97,9 @@ class Registration:
         try:
             answer = await self._controller.DeregisterWorker(request, timeout=timeout_seconds)
         except grpc.aio.AioRpcError as error:
-            log.warning("deregistration_failed", code=error.code().name, reason=error.details())
+            log.warning("deregistration_failed", grpc_code=error.code().name, reason=error.details())
             return False
-        log.info("worker_deregistered", worker_id=self._worker_id)
+        log.info("worker_deregistered")
         return answer.success
 
     async def _register(self) -> None:
@@ -115,7 +115,7 @@ class Registration:
             except grpc.aio.AioRpcError as error:
                 log.warning(
                     "registration_failed",
-                    code=error.code().name,
+                    grpc_code=error.code().name,
                     reason=error.details(),
                     retry_seconds=round(wait, 2),
                 )
@@ -124,7 +124,7 @@ class Registration:
             self._answered(answer.epoch)
             # Never faster than ten times a second, whatever the controller says.
             self._heartbeat_seconds = max(0.1, answer.heartbeat_seconds or 1.0)
-            log.info("worker_registered", worker_id=answer.worker_id, epoch=answer.epoch)
+            log.info("worker_registered", epoch=answer.epoch)
             return
 
     async def _send_heartbeats(self) -> None:
@@ -141,12 +141,12 @@ class Registration:
                 known = await self._heartbeat()
             except grpc.aio.AioRpcError as error:
                 if waits is None:
-                    log.warning("heartbeat_failed", code=error.code().name, reason=error.details())
+                    log.warning("heartbeat_failed", grpc_code=error.code().name, reason=error.details())
                 waits = waits or self._waits()
                 continue
             waits = None
             if not known:
-                log.info("worker_unknown_to_controller", worker_id=self._worker_id)
+                log.info("worker_unknown_to_controller")
                 self.registered.clear()
                 return
 

@@ -1,21 +1,76 @@
-"""Logs: one line per event, JSON or for people; an event has a name and ids, not prose."""
+"""Logs: one line per event, JSON or for people; an event has a name of the table in events.py and ids, not prose.
+
+No line holds a secret or what a job was given: events name ids and reasons, tracebacks have no values of variables.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import itertools
 import logging
+import re
+import secrets
 import sys
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import structlog
 
 from .settings import LogBlock
 
+log = structlog.get_logger()
+
+REQUEST_ID = "x-request-id"
+"""The header, and the gRPC metadata, that carries the id of a request."""
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# Unique without asking the system for randomness at each request.
+_PREFIX, _COUNT = secrets.token_hex(6), itertools.count(1)
+
+_process: dict[str, str] = {}
+
+
+def identify(**ids: str) -> None:
+    """What this process is: ``process``, ``worker_id``. In each of its events from now on."""
+    _process.update(ids)
+
+
+def request_id(given: str | None) -> str:
+    """The caller's own id of a request where it is a plain word, else a new one."""
+    return given if given and _ID.fullmatch(given) else f"{_PREFIX}-{next(_COUNT):x}"
+
+
+def bind(**ids: object) -> None:
+    """Puts ids into all events of the present task, and of what it begins (but see ``own_context``)."""
+    structlog.contextvars.bind_contextvars(**ids)
+
+
+def bound(name: str) -> object:
+    """An id that the present task is bound to; None: to none."""
+    return structlog.contextvars.get_contextvars().get(name)
+
+
+def own_context() -> contextvars.Context:
+    """For work that outlives the request it begins in: its events must not carry that request's ids."""
+    context = contextvars.copy_context()
+    context.run(structlog.contextvars.clear_contextvars)
+    return context
+
+
+def _add_process(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return {**_process, **event} if _process else event
+
+
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
+    _add_process,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
-# Without the values of local variables: a token or a key may be among them.
+# Without the values of local variables: a token, a key, or what a job was given may be among them.
 _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
 
@@ -32,7 +87,12 @@ def configure(block: LogBlock, file: Path | None = None) -> None:
             structlog.processors.JSONRenderer(default=str),
         ]
     else:
-        final = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        # By default it shows tracebacks by rich, where that is installed, and with the values of local variables.
+        final = [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     structlog.configure(
         processors=[*_SHARED, *final],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -50,3 +110,19 @@ def configure(block: LogBlock, file: Path | None = None) -> None:
     root.handlers[:] = [handler]
     # Libraries tell at INFO of each connection and request: ours is the event that matters.
     root.setLevel(max(level, logging.WARNING) if level > logging.DEBUG else level)
+
+
+def tell_of_faults(loop: asyncio.AbstractEventLoop) -> None:
+    """What nobody caught becomes an event too, in this loop and in this process."""
+    loop.set_exception_handler(_loop_fault)
+    sys.excepthook = _process_fault
+
+
+def _loop_fault(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # asyncio's message for a callback shows its arguments, which may be anything.
+    message = "in a callback" if "handle" in context else str(context.get("message"))
+    log.error("loop_fault", reason=message, exc_info=context.get("exception"))
+
+
+def _process_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    log.error("process_failed", exc_info=(kind, error, trace))

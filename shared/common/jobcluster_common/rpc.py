@@ -6,12 +6,12 @@ import contextlib
 import contextvars
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
-from . import tls  # noqa: F401  (before grpc)
+from . import logs, tls  # noqa: F401  (tls before grpc)
 
 # isort: split
 import grpc
@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from .errors import Denied, JobclusterError, QueueFull, Unauthenticated, Unavailable
 from .identity import CONTROLLER, Identity, Kind
+from .logs import REQUEST_ID
 
 log = structlog.get_logger()
 
@@ -31,6 +32,9 @@ current_identity: contextvars.ContextVar[Identity] = contextvars.ContextVar("cur
 
 # Who one says to be where there is no TLS (loopback only): nobody can check it there.
 PLAIN_TEXT_IDENTITY = "jobcluster-identity"
+
+# Fields of a request that say what it is about.
+_IDS = frozenset({"job_id", "task_rank", "attempt"})
 
 
 def peer_identity(context: Any) -> Identity:
@@ -50,6 +54,12 @@ def peer_identity(context: Any) -> Identity:
         return Identity.parse(uris[0])
     except ValueError as error:
         raise Unauthenticated(str(error)) from None
+
+
+def request_metadata() -> tuple[tuple[str, str], ...]:
+    """What to send with a call made for a request, so that the other side's events carry its id too."""
+    request_id = logs.bound("request_id")
+    return ((REQUEST_ID, request_id),) if isinstance(request_id, str) else ()
 
 
 def plain_text_metadata(identity: Identity) -> tuple[tuple[str, str], ...]:
@@ -109,16 +119,19 @@ class _Door:
     rpc: str
     kinds: frozenset[Kind]
     insecure: bool
+    ids: tuple[str, ...] = ()
 
-    def enter(self, context: Any) -> None:
-        """Lets the caller in, and makes known who it is.
+    def enter(self, context: Any, request: Any) -> None:
+        """Lets the caller in, and makes known who it is, also to the events of this call.
 
         :raises Unauthenticated: if it is nobody.
         :raises Denied: if it may not call this.
         """
+        metadata = dict(context.invocation_metadata() or ())
+        logs.bind(request_id=logs.request_id(str(metadata.get(REQUEST_ID, ""))))
         identity: Identity | None = None
         try:
-            identity = self._claimed(context) if self.insecure else peer_identity(context)
+            identity = self._claimed(metadata) if self.insecure else peer_identity(context)
             if identity.kind not in self.kinds:
                 raise Denied(f"{identity} may not call {self.rpc}")
         except (Unauthenticated, Denied) as error:
@@ -127,9 +140,14 @@ class _Door:
             raise
         # Each call has a task, and so a context, of its own: nothing to put back.
         current_identity.set(identity)
+        if identity.kind is Kind.WORKER:
+            logs.bind(worker_id=identity.name)
+        if self.ids:
+            named = {name: getattr(request, name) for name in self.ids}
+            # An attempt of 0, or no job id, is none in particular.
+            logs.bind(**{name: value for name, value in named.items() if value or name == "task_rank"})
 
-    def _claimed(self, context: Any) -> Identity:
-        metadata = dict(context.invocation_metadata() or ())
+    def _claimed(self, metadata: Mapping[str, object]) -> Identity:
         uri = metadata.get(PLAIN_TEXT_IDENTITY)
         if uri is None and Kind.CONTROLLER in self.kinds:
             return CONTROLLER
@@ -164,6 +182,9 @@ def _handler(
         (True, True): grpc.stream_stream_rpc_method_handler,
     }
     streams = method.server_streaming and inspect.isasyncgenfunction(behaviour)
+    if not method.client_streaming:
+        ids = tuple(field.name for field in method.input_type.fields if field.name in _IDS)
+        door = replace(door, ids=ids)
     return kinds[method.client_streaming, method.server_streaming](
         _guard_stream(door, behaviour) if streams else _guard_call(door, behaviour),
         request_deserializer=GetMessageClass(method.input_type).FromString,
@@ -174,10 +195,13 @@ def _handler(
 def _guard_call(door: _Door, behaviour: Callable[..., Any]) -> Callable[..., Any]:
     async def call(request: Any, context: Any) -> Any:
         try:
-            door.enter(context)
-            return await behaviour(request, context)
+            door.enter(context, request)
+            answer = await behaviour(request, context)
         except Exception as error:
             await door.refuse(context, error)
+        else:
+            log.debug("rpc_served", rpc=door.rpc)
+            return answer
 
     return call
 
@@ -185,12 +209,14 @@ def _guard_call(door: _Door, behaviour: Callable[..., Any]) -> Callable[..., Any
 def _guard_stream(door: _Door, behaviour: Callable[..., Any]) -> Callable[..., Any]:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            door.enter(context)
+            door.enter(context, request)
             # When the caller vanishes this generator is closed, and must close the inner one with it.
             async with contextlib.aclosing(behaviour(request, context)) as messages:
                 async for message in messages:
                     yield message
         except Exception as error:
             await door.refuse(context, error)
+        else:
+            log.debug("rpc_served", rpc=door.rpc)
 
     return stream

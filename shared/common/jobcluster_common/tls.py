@@ -98,7 +98,7 @@ class _Reloader:
                 return None
             fresh = self._read()
         except OSError as error:  # half-way through an exchange of the files: the old ones serve on
-            log.warning("certificate_reload_failed", error=str(error))
+            log.warning("certificate_reload_failed", reason=str(error))
             return None
         self._stamp = stamp
         log.info("certificate_reloaded", file=str(self._files.crt_file))

@@ -23,6 +23,10 @@ class TaskKey:
     rank: int
     attempt: int
 
+    def ids(self) -> dict[str, str | int]:
+        """By the names that events carry them under."""
+        return {"job_id": self.job_id, "task_rank": self.rank, "attempt": self.attempt}
+
 
 @dataclass(frozen=True, slots=True)
 class Report:

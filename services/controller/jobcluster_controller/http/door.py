@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import re
-import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import structlog
+from jobcluster_common import logs
 from jobcluster_common.errors import (
     Denied,
     Fault,
@@ -39,7 +37,8 @@ from .routes import TABLE, check
 
 log = structlog.get_logger()
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# Of a path or an id that a stranger may have made up, in an event.
+_SHOWN_MAX = 200
 
 
 class Door:
@@ -54,15 +53,13 @@ class Door:
         doors.describe = functools.cache(lambda: describe(table))
         self._routes = [(Route(e.path, _never, methods=[e.method]), e) for e in table]
         self._public = {e.path for e in table if e.access is Access.PUBLIC}
-        # Unique without asking the system for randomness at each request.
-        self._prefix, self._count = secrets.token_hex(6), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        visit = _Visit(self._request_id(request), send)
-        structlog.contextvars.bind_contextvars(request_id=visit.request_id)
+        visit = _Visit(logs.request_id(request.headers.get(logs.REQUEST_ID)), send)
+        logs.bind(request_id=visit.request_id)
         try:
             response = await self._answer(request, visit)
             await response(scope, receive, visit.send)
@@ -70,10 +67,6 @@ class Door:
             pass
         finally:
             visit.count(self._doors, scope["method"])
-
-    def _request_id(self, request: Request) -> str:
-        given = request.headers.get("x-request-id", "")
-        return given if _REQUEST_ID.fullmatch(given) else f"{self._prefix}-{next(self._count):x}"
 
     async def _answer(self, request: Request, visit: _Visit) -> ASGIApp:
         try:
@@ -87,11 +80,11 @@ class Door:
         except OutputCut as error:
             found = Unavailable(str(error))
         except Exception as error:
-            log.error("request_failed", path=request.url.path, exc_info=error)
+            log.error("request_failed", path=_shown(request), exc_info=error)
             found = as_problem(error)
         if isinstance(found, Unauthenticated | Denied):
             peer = request.client.host if request.client else None
-            log.warning("http_refused", peer=peer, path=request.url.path, reason=found.detail)
+            log.warning("http_refused", peer=peer, path=_shown(request), reason=found.detail)
         status, headers, body = problem(found, visit.request_id)
         return Response(body, status, headers)
 
@@ -113,6 +106,7 @@ class Door:
         if self._doors.live.closing and endpoint.access is not Access.PUBLIC:
             raise Unavailable("the controller is stopping")
         request.scope["path_params"] = params
+        logs.bind(**{name: str(value)[:_SHOWN_MAX] for name, value in params.items()})
         return endpoint, role
 
     def _find(self, scope: Scope) -> tuple[Endpoint | None, dict[str, Any], list[str]]:
@@ -149,11 +143,17 @@ class _Visit:
     def count(self, doors: Doors, method: str) -> None:
         if self._status is None:
             return
+        path = self.endpoint.path if self.endpoint is not None else None
+        log.debug("request_served", method=method, path=path, status=self._status)
         if self.endpoint is None:
             doors.metrics.request("any", "unmatched", self._status, None)
             return
         seconds = None if self.endpoint.lasts else time.perf_counter() - self._began
         doors.metrics.request(self.endpoint.method, self.endpoint.path, self._status, seconds)
+
+
+def _shown(request: Request) -> str:
+    return request.url.path[:_SHOWN_MAX]
 
 
 async def _never(request: Request) -> Response:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from jobcluster_common import logs
 from jobcluster_common.errors import Fault, Invalid
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -53,6 +54,7 @@ async def _start(call: Call, worker_id: str | None) -> ASGIApp:
     document = await call.json()
     spec = parse_job_spec(document, worker_id)
     job, created = await call.doors.jobs.start(spec, call.caller, call.idempotency(document))
+    logs.bind(job_id=job.job_id)
     status = 201 if created else 200
     headers = {"Location": f"/v1/jobs/{quote(job.job_id)}", "Jobcluster-Job-Id": job.job_id}
     if media in (EVENTS, LINES, TEXT):

@@ -112,7 +112,7 @@ class SqliteStore:
         try:
             return await self._loop.run_in_executor(self._threads, run)
         except sqlite3.Error as error:
-            log.error("store_read_failed", error=str(error), exc_info=error)
+            log.error("store_read_failed", exc_info=error)
             raise Unavailable(f"the store could not be read: {error}", retry_after=5.0) from error
 
     def _rows(self, name: str, parameters: dict[str, Any]) -> list[Any]:

@@ -179,7 +179,7 @@ def key_parameters(key: IdempotencyKey) -> dict[str, Any]:
 
 
 def _as_unavailable(error: Exception) -> Exception:
-    log.error("store_commit_failed", reason=str(error), exc_info=error)
+    log.error("store_commit_failed", exc_info=error)
     if isinstance(error, sqlite3.Error):
         return Unavailable(f"the store could not commit: {error}", retry_after=5.0)
     return error

@@ -18,6 +18,8 @@ class Bootstrap:
     data_directory: Path
     template_directory: Path | None = None
     log_file: str = ""
+    log_format: str = "json"
+    log_level: str = "info"
     hide: list[Path] = field(default_factory=list)
     grace_seconds: float = 10.0
     drain_seconds: float = 0.0
@@ -39,6 +41,8 @@ class Bootstrap:
                 data_directory=Path(given["data_directory"]),
                 template_directory=Path(template) if template else None,
                 log_file=given.get("log_file") or "",
+                log_format=str(given.get("log_format") or "json"),
+                log_level=str(given.get("log_level") or "info"),
                 hide=[Path(path) for path in given.get("hide") or ()],
                 grace_seconds=float(given.get("grace_seconds", 10.0)),
                 drain_seconds=float(given.get("drain_seconds", 0.0)),

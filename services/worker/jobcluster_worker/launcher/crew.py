@@ -9,13 +9,12 @@ import contextlib
 import os
 import signal
 import socket
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobcluster_worker.launcher import processes
 from jobcluster_worker.launcher.loop import hold_signals, release_signals
-from jobcluster_worker.launcher.notes import note
+from jobcluster_worker.launcher.notes import identify, note, note_fault
 from jobcluster_worker.launcher.rundirectory import RunDirectory
 from jobcluster_worker.launcher.start import Site
 from jobcluster_worker.launcher.supervisor import Post, Supervisor
@@ -93,7 +92,7 @@ class Crew:
         theirs.close()
         self._made += 1
         member = self._members[name] = Member(post, pid, Channel(ours))
-        note("supervisor_started", name=name, pid=pid)
+        note("supervisor_started", supervisor=name, pid=pid)
         return member
 
     def find(self, pid: int) -> Member | None:
@@ -117,7 +116,7 @@ class Crew:
                 member.control.queue(message)
                 member.control.flush()
             except OSError as error:
-                note("connection_dropped", "warning", name=member.post.name, why=str(error))
+                note("connection_dropped", "warning", supervisor=member.post.name, reason=str(error))
 
     def kill(self) -> None:
         for pid in self.pids:
@@ -130,6 +129,7 @@ class Crew:
         code = 1
         try:
             os.setsid()
+            identify(process="supervisor", supervisor=post.name)
             ours.close()
             self._close_in_child()
             for member in self._members.values():
@@ -140,8 +140,6 @@ class Crew:
             Supervisor(post, self._site, listener, theirs).run()
             code = 0
         except BaseException as error:
-            note(
-                "callback_failed", "error", why=repr(error), traceback=traceback.format_exc(limit=-4)[-2000:]
-            )
+            note_fault(error)
         finally:
             os._exit(code)

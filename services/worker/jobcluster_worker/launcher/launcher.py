@@ -17,7 +17,7 @@ from jobcluster_worker.launcher.crew import Crew, Member
 from jobcluster_worker.launcher.link import Link
 from jobcluster_worker.launcher.loop import Loop, release_signals
 from jobcluster_worker.launcher.lost import LostSupervisor
-from jobcluster_worker.launcher.notes import note
+from jobcluster_worker.launcher.notes import identify, note
 from jobcluster_worker.launcher.rundirectory import RunDirectory
 from jobcluster_worker.launcher.serverprocess import ServerProcess
 from jobcluster_worker.launcher.start import Site
@@ -75,7 +75,7 @@ class Launcher:
         self._server.start()
         self._loop.run()
         kill_below()
-        note("launcher_stopped", code=self._exit_code)
+        note("launcher_stopped", exit_code=self._exit_code)
         return self._exit_code
 
     def _close_in_child(self) -> None:
@@ -88,7 +88,11 @@ class Launcher:
     # --- the server's requests
 
     def _on_message(self, message: Message) -> None:
-        if message.get("op") == "hello":
+        if message.get("op") == "identify":
+            # Only the server can know: it has the certificate.
+            identify(worker_id=message["worker_id"])
+            self._crew.tell_all(message)
+        elif message.get("op") == "hello":
             self._served = True
             self._tell_names()
         elif message.get("op") == "add_supervisor":
@@ -96,7 +100,7 @@ class Launcher:
                 self._crew.add()
             except (OSError, NoUids) as error:
                 # No answer: the server gives the start up after its deadline, and may ask again.
-                note("supervisor_lost", "error", why=f"cannot be made: {error}")
+                note("supervisor_lost", "error", reason=f"cannot be made: {error}")
             else:
                 self._tell_names()
 
@@ -119,7 +123,7 @@ class Launcher:
         self._run_directory.remake()
         self._link.listen(listen(self._run_directory.launcher_socket))
         self._crew.tell_all({"op": "listen"})
-        note("run_directory_remade", "warning", path=str(self._run_directory.path))
+        note("run_directory_remade", "warning", file=str(self._run_directory.path))
 
     # --- children
 
@@ -135,7 +139,7 @@ class Launcher:
 
     def _server_ended(self, code: int) -> None:
         self._server.ended()
-        note("server_ended", "info" if code == 0 else "warning", code=code)
+        note("server_ended", "info" if code == 0 else "warning", exit_code=code)
         if self._stopping:
             self._take_over()
         elif code == 0:
@@ -149,7 +153,8 @@ class Launcher:
 
     def _supervisor_ended(self, member: Member, code: int) -> None:
         self._crew.remove(member)
-        note("supervisor_ended", "info" if code == 0 else "warning", name=member.post.name, code=code)
+        level = "info" if code == 0 else "warning"
+        note("supervisor_ended", level, supervisor=member.post.name, exit_code=code)
         lost = LostSupervisor(member.post, self._site)
         self._lost.append(lost)
         self._clear(lost, _FIRST_LOOK_SECONDS, kill=code != 0)
@@ -163,7 +168,7 @@ class Launcher:
         try:
             cleared = lost.clear(self._own, kill)
         except OSError as error:
-            note("supervisor_lost", "error", name=lost.post.name, why=str(error))
+            note("supervisor_lost", "error", supervisor=lost.post.name, reason=str(error))
             cleared = False
         if not cleared:
             again = min(wait * 2, _LATER_LOOK_SECONDS)
@@ -182,7 +187,7 @@ class Launcher:
         try:
             self._crew.add()
         except (OSError, NoUids) as error:
-            note("supervisor_lost", "error", why=f"cannot be made: {error}")
+            note("supervisor_lost", "error", reason=f"cannot be made: {error}")
             self._loop.after(wait, partial(self._replace, min(wait * 2, _LATER_LOOK_SECONDS)))
         else:
             self._tell_names()

@@ -118,7 +118,7 @@ class Link:
             return
         except OSError as error:
             # Out of descriptors: it stays readable, and the loop must not spin on it.
-            note("connection_dropped", "warning", why=f"accept: {error}")
+            note("connection_dropped", "warning", reason=f"accept: {error}")
             self._loop.unwatch(self._listener.fileno())
             self._loop.after(_ACCEPT_AGAIN_SECONDS, self._watch_listener)
             return
@@ -148,7 +148,7 @@ class Link:
         if self._channel is None:
             return
         if why:
-            note("connection_dropped", "warning", why=why)
+            note("connection_dropped", "warning", reason=why)
         self._loop.unwatch(self._channel.fileno())
         self._channel.close()
         self._channel = None

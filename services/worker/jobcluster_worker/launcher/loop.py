@@ -12,11 +12,10 @@ import select
 import signal
 import socket
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 
-from jobcluster_worker.launcher.notes import note
+from jobcluster_worker.launcher.notes import note_fault
 
 Callback = Callable[[], None]
 
@@ -197,4 +196,4 @@ def _guard(callback: Callable[..., None], *args: int) -> None:
     try:
         callback(*args)
     except Exception as error:
-        note("callback_failed", "error", why=repr(error), traceback=traceback.format_exc(limit=-4)[-2000:])
+        note_fault(error)

@@ -100,7 +100,7 @@ class LostSupervisor:
                 why = str(error)
         self._leaves = left
         if left and time.monotonic() >= self._last_removal:
-            note("leaf_not_removed", "error", name=self.post.name, why=why)
+            note("leaf_not_removed", "error", supervisor=self.post.name, reason=why)
             return True
         return not left
 

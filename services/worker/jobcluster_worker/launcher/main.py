@@ -18,7 +18,7 @@ from jobcluster_worker.cgroup.leaf import Enforcement as Enforced
 from jobcluster_worker.launcher import claims, processes, uids
 from jobcluster_worker.launcher.bootstrap import Bootstrap
 from jobcluster_worker.launcher.launcher import Launcher
-from jobcluster_worker.launcher.notes import note
+from jobcluster_worker.launcher.notes import configure, note
 from jobcluster_worker.launcher.rundirectory import RunDirectory
 from jobcluster_worker.launcher.shapes import Enforcement
 from jobcluster_worker.launcher.start import Site
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--bootstrap-fd", type=int, required=True)
     try:
         bootstrap = Bootstrap.from_fd(parser.parse_args(arguments).bootstrap_fd)
+        configure(bootstrap.log_format, bootstrap.log_level)
         return _run(bootstrap)
     except (CannotStart, ValueError, OSError, uids.NoUids) as error:
         sys.stderr.write(f"jobcluster-worker: {error}\n")

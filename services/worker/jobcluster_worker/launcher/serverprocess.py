@@ -41,7 +41,7 @@ class ServerProcess:
             self._before_start()
             self.pid = self._fork()
         except OSError as error:
-            note("server_ended", "error", why=f"cannot be started: {error}")
+            note("server_ended", "error", reason=f"cannot be started: {error}")
             self._plan()
             return
         note("server_started", pid=self.pid)

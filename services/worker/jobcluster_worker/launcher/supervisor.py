@@ -21,9 +21,9 @@ from jobcluster_worker.launcher.containment import ByDescent, ByUid, Containment
 from jobcluster_worker.launcher.ends import EndLog, end_log_path
 from jobcluster_worker.launcher.link import Link
 from jobcluster_worker.launcher.loop import READ, URGENT, Loop, release_signals
-from jobcluster_worker.launcher.notes import note
+from jobcluster_worker.launcher.notes import identify, note
 from jobcluster_worker.launcher.orphans import Orphans
-from jobcluster_worker.launcher.shapes import Task, TaskKey, key_of, new_task, no_usage
+from jobcluster_worker.launcher.shapes import Task, TaskKey, id_of, key_of, new_task, no_usage
 from jobcluster_worker.launcher.start import Site, Start
 from jobcluster_worker.launcher.starters import Starters
 from jobcluster_worker.launcher.task import Phase, RunningTask
@@ -137,10 +137,18 @@ class Supervisor:
 
     def _record_end(self, key: TaskKey, record: Task) -> None:
         self._ends[key] = record
+        note(
+            "task_ended",
+            state=record["state"],
+            reason=record["reason"],
+            exit_code=record["exit_code"],
+            signal=record["signal"],
+            **id_of(key),
+        )
         try:
             self._end_log.append(record)
         except OSError as error:
-            note("end_not_written", "error", job_id=key[0], task_rank=key[1], why=str(error))
+            note("end_not_written", "error", reason=str(error), **id_of(key))
         self._link.tell(key, record)
 
     def _answer_gate(self, task: RunningTask, answer: Message) -> None:
@@ -325,7 +333,9 @@ class Supervisor:
             self._launcher_died()
             return
         for message in messages:
-            if message.get("op") == "listen":
+            if message.get("op") == "identify":
+                identify(worker_id=message["worker_id"])
+            elif message.get("op") == "listen":
                 self._link.listen(listen(self.post.socket_path))
             else:
                 self._on_command(message)

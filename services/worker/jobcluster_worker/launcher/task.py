@@ -21,7 +21,16 @@ from jobcluster_worker.launcher.containment import Containment
 from jobcluster_worker.launcher.loop import READ, Loop, Timer
 from jobcluster_worker.launcher.notes import note
 from jobcluster_worker.launcher.pump import Pump
-from jobcluster_worker.launcher.shapes import State, Task, TaskKey, Usage, new_task, no_output, no_usage
+from jobcluster_worker.launcher.shapes import (
+    State,
+    Task,
+    TaskKey,
+    Usage,
+    id_of,
+    new_task,
+    no_output,
+    no_usage,
+)
 from jobcluster_worker.launcher.start import Start, StartFailed
 from jobcluster_worker.launcher.starters import Starters
 
@@ -176,6 +185,7 @@ class RunningTask:
         self.phase, self.pid, self.leader_lives = Phase.RUNNING, pid, True
         self.record["state"], self.record["pid"] = "running", pid
         self.record["started_at_us"] = started_at_us
+        note("task_started", pid=pid, **id_of(self.key))
         self._note_limits()
         host = self._host
         self._containment = host.contain(self)
@@ -195,7 +205,7 @@ class RunningTask:
             self._pidfd = os.pidfd_open(self.pid)
         except OSError as error:
             # Out of descriptors: the supervisor's look at its children finds the end as well.
-            note("task_fault", "warning", job_id=self.key[0], why=f"pidfd_open: {error}")
+            note("task_fault", "warning", reason=f"pidfd_open: {error}", **id_of(self.key))
             return
         self._host.loop.watch(self._pidfd, READ, lambda _events: self.look_at_leader())
 
@@ -256,7 +266,7 @@ class RunningTask:
         try:
             self._containment.signal(number)
         except OSError as error:
-            note("task_fault", "error", job_id=self.key[0], task_rank=self.key[1], why=f"signal: {error}")
+            note("task_fault", "error", reason=f"signal: {error}", **id_of(self.key))
 
     def _arm_kill(self, when: float) -> None:
         if self._kill_timer is not None:
@@ -273,11 +283,11 @@ class RunningTask:
         try:
             self._containment.kill()
         except OSError as error:
-            note("task_fault", "error", job_id=self.key[0], task_rank=self.key[1], why=f"kill: {error}")
+            note("task_fault", "error", reason=f"kill: {error}", **id_of(self.key))
         if self._first_kill is None:
             self._first_kill = now
         elif now - self._first_kill > _UNKILLABLE_SECONDS:
-            note("task_unkillable", "error", job_id=self.key[0], task_rank=self.key[1], pid=self.pid)
+            note("task_unkillable", "error", pid=self.pid, **id_of(self.key))
         waited = now - self._first_kill
         self._kill_at = now
         self._kill_timer = self._host.loop.after(_KILL_AGAIN_SECONDS + waited / 4, self._kill_or_settle)
@@ -366,7 +376,7 @@ class RunningTask:
             try:
                 usage = cast(Usage, leaf.usage())
             except OSError as error:
-                note("task_fault", "error", job_id=self.key[0], task_rank=self.key[1], why=f"usage: {error}")
+                note("task_fault", "error", reason=f"usage: {error}", **id_of(self.key))
             self._remove(leaf)
         self.record["usage"] = usage
 
@@ -395,7 +405,7 @@ class RunningTask:
         try:
             log.seal(self.record)
         except OSError as error:
-            note("output_not_sealed", "error", job_id=self.key[0], task_rank=self.key[1], why=str(error))
+            note("output_not_sealed", "error", reason=str(error), **id_of(self.key))
         finally:
             log.close()
 
@@ -404,4 +414,4 @@ def _remove_patiently(leaf: Leaf, key: TaskKey) -> None:
     try:
         leaf.remove(_REMOVAL_SECONDS)
     except OSError as error:
-        note("leaf_not_removed", "error", job_id=key[0], task_rank=key[1], why=str(error))
+        note("leaf_not_removed", "error", reason=str(error), **id_of(key))

@@ -28,9 +28,11 @@ def main() -> int:
     settings = load(WorkerSettings, given.config, os.environ, ELSEWHERE)
     # The launcher has put stderr where the settings want the log.
     logs.configure(settings.log)
+    logs.identify(process="server")
     run = Run(given.run_directory, given.incarnation, given.launcher_pid)
 
     async def serve() -> int:
+        logs.tell_of_faults(asyncio.get_running_loop())
         server = Server(settings, run)
         server.watch_signals()
         return await server.main()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import structlog
-from jobcluster_common import tls
+from jobcluster_common import logs, tls
 
 # isort: split
 import grpc.aio
@@ -162,7 +162,8 @@ class Server:
         """Enrols where needed, then serves and keeps the registration, until it is cancelled."""
         credentials = Credentials(self.settings)
         identity = await credentials.identity()
-        structlog.contextvars.bind_contextvars(worker_id=identity.name)
+        logs.identify(worker_id=identity.name)
+        self.supervisors.identify(identity.name)
         watch = IndexWatch()
         try:
             streams = Streams(self.table, self.remains, watch)

@@ -6,7 +6,6 @@ import asyncio
 import uuid
 from collections.abc import Callable, Iterable
 
-import structlog
 from jobcluster_common.errors import (
     Conflict,
     Fault,
@@ -23,8 +22,6 @@ from jobcluster_worker.server.peer import PeerLost
 from jobcluster_worker.server.remains import Remains
 from jobcluster_worker.server.supervisors import Claimed, NoSupervisor, StartRefused, Supervisors
 from jobcluster_worker.server.tasks import MINTED_ATTEMPT, TaskTable
-
-log = structlog.get_logger()
 
 
 class Draining(Conflict):

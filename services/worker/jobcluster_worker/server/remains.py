@@ -14,7 +14,7 @@ import structlog
 from jobcluster_worker.launcher import claims
 from jobcluster_worker.launcher.claims import Claim, claim_path, task_directory
 from jobcluster_worker.launcher.ends import end_log_path, read_ends
-from jobcluster_worker.launcher.shapes import Task, TaskKey, key_of, new_task, no_output
+from jobcluster_worker.launcher.shapes import Task, TaskKey, id_of, key_of, new_task, no_output
 from jobcluster_worker.output.log import DATA_NAME, OutputLog
 from jobcluster_worker.output.reader import OutputReader
 from jobcluster_worker.output.recovery import recover
@@ -152,9 +152,9 @@ class Remains:
             try:
                 task = await asyncio.to_thread(self._end, claim, logged)
             except OSError as error:
-                log.error("output_not_recovered", job_id=claim.key[0], reason=str(error))
+                log.error("output_not_recovered", reason=str(error), **id_of(claim.key))
                 task = logged or self._lost_task(claim)
-        log.info("task_recovered", job_id=claim.key[0], task_rank=claim.key[1], reason=task["reason"])
+        log.info("task_recovered", state=task["state"], reason=task["reason"], **id_of(claim.key))
         self._table.update(task, None)
 
     def _end(self, claim: Claim, logged: Task | None) -> Task:

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from jobcluster_worker.launcher.claims import task_directory
-from jobcluster_worker.launcher.shapes import JOB_ID, TaskKey
+from jobcluster_worker.launcher.shapes import JOB_ID, TaskKey, id_of
 from jobcluster_worker.output.log import DATA_NAME, INDEX_NAME
 
 log = structlog.get_logger()
@@ -109,7 +109,7 @@ class Retention:
                 _open_up(directory)
             shutil.rmtree(directory)
         except (OSError, RecursionError) as error:
-            log.warning("output_not_removed", job_id=key[0], task_rank=key[1], reason=str(error))
+            log.warning("output_not_removed", reason=str(error), **id_of(key))
             return False
         with contextlib.suppress(OSError):  # another attempt is there
             directory.parent.rmdir()

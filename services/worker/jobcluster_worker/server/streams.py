@@ -8,7 +8,6 @@ from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import cast
 
-import structlog
 from jobcluster.v1 import worker_pb2 as pb
 from jobcluster_common.errors import BadRequest, Gone, NotFound, RangeNotSatisfiable, Unavailable
 
@@ -18,8 +17,6 @@ from jobcluster_worker.output.reader import WINDOW_BYTES, OutputReader
 from jobcluster_worker.server import convert
 from jobcluster_worker.server.remains import Remains
 from jobcluster_worker.server.tasks import TaskTable
-
-log = structlog.get_logger()
 
 WINDOWS_BYTES = 2 << 20
 """All streams together hold about so much of output, and grpc as much again while it sends: many get small pieces."""

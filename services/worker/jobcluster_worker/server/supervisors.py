@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,12 @@ class Supervisors:
                 greeting.cancel()
         for name in self.ungreeted:
             log.warning("supervisor_silent", supervisor=name)
+
+    def identify(self, worker_id: str) -> None:
+        """Lets launcher and supervisors say in their logs whose they are."""
+        if self._launcher is not None:
+            with contextlib.suppress(PeerLost):
+                self._launcher.send({"op": "identify", "worker_id": worker_id})
 
     async def close(self) -> None:
         """Closes the connections; the supervisors live on."""

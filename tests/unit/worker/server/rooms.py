@@ -110,7 +110,7 @@ class Home:
         for line in self.log.splitlines():
             if line.startswith("{"):
                 entry = json.loads(line)
-                if entry["event"] == "supervisor_started" and entry["name"] == name:
+                if entry["event"] == "supervisor_started" and entry["supervisor"] == name:
                     return int(entry["pid"])
         raise AssertionError(f"no supervisor {name} in {self.log}")
 
