@@ -43,7 +43,8 @@ def start(layout: Layout, env: Path, workers: int) -> None:
         layout.certs / "admin.token",
         layout.settings / "client.toml",
     )
-    print(f"start: {layout.url}, {workers} workers ready: {' '.join(cluster.worker_ids())}")
+    ready = "1 worker" if workers == 1 else f"{workers} workers"
+    print(f"start: {layout.url}, {ready} ready: {' '.join(cluster.worker_ids())}".removesuffix(": "))
     print(f"start: source {os.path.relpath(env)}; logs in {os.path.relpath(layout.run)}; `make stop` ends it")
 
 

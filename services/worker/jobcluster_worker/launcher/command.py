@@ -72,8 +72,9 @@ class Resolver:
     def _script(self, path: str) -> Place | None:
         if not path:
             return None
-        if path in self.files:
-            return Place(os.path.join(self.cwd.real, path), os.path.join(self.cwd.seen, path))
+        name = os.path.normpath(path)
+        if name in self.files:
+            return Place(os.path.join(self.cwd.real, name), os.path.join(self.cwd.seen, name))
         return Place(path, path) if path.startswith("/") else self.template(path)
 
     def _program(self, word: str) -> Place:

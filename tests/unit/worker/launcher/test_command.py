@@ -74,6 +74,7 @@ def test_a_script_stands_between_the_command_and_the_args_as_the_task_sees_it(ho
 def test_a_path_alone_is_executed_itself(house: House) -> None:
     found = house.resolver().resolve(spec(path="script", args=["1"]))
     assert (found.executable, found.argv) == ("/seen/work/script", ["/seen/work/script", "1"])
+    assert house.resolver().resolve(spec(path="./script")).executable == "/seen/work/script"
 
 
 def test_a_word_with_a_slash_is_a_path_in_the_working_directory_or_absolute(house: House) -> None:
