@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -34,6 +34,8 @@ class Proxy:
         self._target = target
         self._loop = asyncio.new_event_loop()
         self._armed: list[tuple[Harm, int]] = []
+        # Held here: nobody else knows of a frozen one, and a task that nobody holds is collected, its sockets closed.
+        self._links: set[asyncio.Task[None]] = set()
         self.harmed = 0
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -47,28 +49,46 @@ class Proxy:
     def close(self) -> None:
         self._call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join()
         self._loop.close()
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _listen(self) -> asyncio.Server:
-        return await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_READ_BYTES)
+        return await asyncio.start_server(self._came, "127.0.0.1", 0, limit=_READ_BYTES)
 
     async def _end(self) -> None:
         self._server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        # Until none is left: one that is just being accepted gets its link a moment later.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for link in self._links:
+                link.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+    def _came(self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
+        link = self._loop.create_task(self._serve(near, to_near))
+        self._links.add(link)
+        link.add_done_callback(self._links.discard)
 
     async def _serve(self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
-        try:
-            far, to_far = await asyncio.open_connection(*self._target, limit=_READ_BYTES)
-        except OSError:
-            _reset(to_near)
-            return
+        async with _closing(to_near):
+            try:
+                far, to_far = await asyncio.open_connection(*self._target, limit=_READ_BYTES)
+            except OSError:
+                _reset(to_near)
+                return
+            async with _closing(to_far):
+                await self._forward(near, to_near, far, to_far)
+
+    async def _forward(
+        self,
+        near: asyncio.StreamReader,
+        to_near: asyncio.StreamWriter,
+        far: asyncio.StreamReader,
+        to_far: asyncio.StreamWriter,
+    ) -> None:
+        """Until one of them ends; for ever once it is frozen."""
         frozen = asyncio.Event()
         ways = (
             asyncio.create_task(self._pump(near, to_far, None, frozen)),
@@ -82,8 +102,6 @@ class Proxy:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            for writer in (to_near, to_far):
-                writer.close()
 
     async def _pump(
         self,
@@ -124,6 +142,20 @@ class Proxy:
         elif kind is Harm.RST:
             for writer in (near, far):
                 _reset(writer)
+
+
+@contextlib.asynccontextmanager
+async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """Ends it in good order, or at once when the proxy itself ends."""
+    try:
+        yield
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

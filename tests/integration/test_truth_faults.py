@@ -124,7 +124,7 @@ def try_output(cluster: Cluster, job_id: str, offset: int) -> bytes:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("harm", [Harm.RST, Harm.FIN])
+@pytest.mark.parametrize("harm", list(Harm))
 def test_harm_between_client_and_controller_is_seen_as_a_cut_and_the_rest_is_exact(
     cluster: Cluster, harm: Harm
 ) -> None:
