@@ -22,6 +22,8 @@ from .auth.enrolment import Enrolment
 from .auth.roles import Role
 from .auth.tokens import Tokens
 from .certificate import http_context
+from .domain.bounds import Bounds
+from .domain.job import Limits
 from .http.door import Door
 from .http.doors import Doors
 from .http.server import HttpServer, listen
@@ -74,7 +76,10 @@ class Controller:
             files = TlsFiles(grpc.crt_file, grpc.key_file, grpc.ca_file)
         lease = Lease(**settings.lease.model_dump())
         store = await SqliteStore.open(settings.store.path)
-        async with core.running(store, files, lease, queue_max=settings.jobs.queue_max) as parts:
+        bounds = Bounds(*(Limits.of(b.amounts()) for b in (settings.limits.default, settings.limits.max)))
+        async with core.running(
+            store, files, lease, queue_max=settings.jobs.queue_max, bounds=bounds
+        ) as parts:
             doors = Doors(
                 parts.jobs,
                 parts.registry,

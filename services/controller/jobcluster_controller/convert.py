@@ -41,6 +41,8 @@ def start_request(job: Job, task: Task) -> worker_pb2.StartJobRequest:
     )
     if spec.limits != Limits():
         request.limits.CopyFrom(limits_to_pb(spec.limits))
+    if spec.limits_default != Limits():
+        request.limits_default.CopyFrom(limits_to_pb(spec.limits_default))
     return request
 
 
@@ -95,7 +97,9 @@ def report(status: common_pb2.TaskStatus) -> Report:
         finished_at=_moment(status.finished_at_us),
         usage=_usage(status.usage),
         output=_output(status.output) if status.HasField("output") else Output(),
-        limits_effective=_limits(status.limits_effective) if status.HasField("limits_effective") else None,
+        limits_effective=limits_from_pb(status.limits_effective)
+        if status.HasField("limits_effective")
+        else None,
         enforced=enforced_from_pb(status.enforced),
     )
     return Report(status.job_id, task)
@@ -109,7 +113,7 @@ def _moment(us: int) -> datetime | None:
     return _EPOCH + timedelta(microseconds=us) if us else None
 
 
-def _limits(limits: common_pb2.Limits) -> Limits:
+def limits_from_pb(limits: common_pb2.Limits) -> Limits:
     io = limits.io
     return Limits(
         cpu=limits.cpu or None,

@@ -13,6 +13,7 @@ from jobcluster_common.tls import TlsFiles
 
 from . import journal
 from .dispatch import Dispatcher
+from .domain.bounds import UNBOUNDED, Bounds
 from .events import Events
 from .jobs import JobService
 from .ledger import Ledger
@@ -37,6 +38,7 @@ async def running(
     lease: Lease,
     *,
     queue_max: int = 10_000,
+    bounds: Bounds = UNBOUNDED,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = utc_now,
 ) -> AsyncIterator[Core]:
@@ -48,7 +50,9 @@ async def running(
     ledger = Ledger(store)
     registry = Registry(store, ledger.running, clock, now)
     dispatcher = Dispatcher(files)
-    jobs = JobService(store, ledger, registry, dispatcher, queue_max=queue_max, clock=clock, now=now)
+    jobs = JobService(
+        store, ledger, registry, dispatcher, queue_max=queue_max, bounds=bounds, clock=clock, now=now
+    )
     monitor = Monitor(registry, jobs, lease, clock)
     events = Events()
     ledger.on_committed += [journal.committed, events.job_committed]

@@ -13,8 +13,9 @@ from jobcluster_common.errors import Conflict, Fault, Invalid, NotFound, QueueFu
 
 from . import scheduler
 from .dispatch import Dispatcher
+from .domain.bounds import UNBOUNDED, Bounds
 from .domain.changes import stop_asked
-from .domain.job import Job, JobSpec, Limits, Task
+from .domain.job import Job, JobSpec, Task
 from .domain.query import JobFilter, OutputChunk, OutputCut, OutputEnd, OutputItem, OutputQuery, OutputStart
 from .domain.states import State, WorkerState
 from .domain.worker import Worker
@@ -24,6 +25,7 @@ from .placement import Placement
 from .registry import Registry, utc_now
 from .reports import Reports
 from .store.protocol import IdempotencyKey, Repeat, Store
+from .waiting import Ask
 
 __all__ = [
     "Caller",
@@ -71,6 +73,7 @@ class JobService:
         dispatcher: Dispatcher,
         *,
         queue_max: int = 10_000,
+        bounds: Bounds = UNBOUNDED,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -79,6 +82,7 @@ class JobService:
         self._registry = registry
         self._dispatcher = dispatcher
         self._queue_max = queue_max
+        self._bounds = bounds
         self._now = now
         self._placement = Placement(ledger, registry, clock)
         self._reports = Reports(ledger, registry, dispatcher, self._placement, now)
@@ -106,7 +110,8 @@ class JobService:
 
         :raises NotFound: spec.worker_id is unknown.
         :raises Conflict: that worker takes no jobs, or the same Idempotency-Key is in flight.
-        :raises Invalid: the Idempotency-Key was used with another body, or no known worker could ever fit it.
+        :raises Invalid: the Idempotency-Key was used with another body, or it asks for more than the cluster allows or
+            any known worker could ever give.
         :raises QueueFull: as many jobs wait as are allowed to.
         :raises Unavailable: the store could not commit.
         """
@@ -177,7 +182,7 @@ class JobService:
         """
         jobs, following = await self._store.list_jobs(which)
         # Many wait for the same reason, and to find it out takes a look at every worker.
-        reasons: dict[tuple[str | None, Limits], str] = {}
+        reasons: dict[Ask, str] = {}
         return [self._presented(job, reasons) for job in jobs], following
 
     def open_output(self, job_id: str, rank: int, query: OutputQuery) -> AsyncGenerator[OutputItem]:
@@ -226,7 +231,9 @@ class JobService:
         return {state: self._ledger.count(state) for state in State if not state.done}
 
     async def _accept(self, spec: JobSpec, key: IdempotencyKey | None) -> tuple[Job, bool]:
+        self._bounds.check(spec.limits)
         self._check_worker(spec)
+        spec = self._bounds.filled(spec)
         job = self._placement.place_new(
             Job(job_id=str(uuid.uuid4()), spec=spec, created_at=self._now(), tasks=(Task(),))
         )
@@ -250,14 +257,14 @@ class JobService:
             if worker.state in (WorkerState.DRAINING, WorkerState.LOST, WorkerState.GONE):
                 raise Conflict(f"worker {worker.worker_id} is {worker.state} and takes no jobs")
         known = [candidate.worker for candidate in self._placement.candidates(spec.worker_id)]
-        if why := scheduler.never_fits(spec, known):
-            raise Invalid([Fault("/limits", why)])
+        if faults := scheduler.never_fits(spec, known):
+            raise Invalid(faults)
 
-    def _presented(self, job: Job, reasons: dict[tuple[str | None, Limits], str] | None = None) -> Job:
+    def _presented(self, job: Job, reasons: dict[Ask, str] | None = None) -> Job:
         """With the reason it waits for now, which is true at this moment only and so is kept nowhere."""
         if job.state is not State.QUEUED:
             return job
-        asked = (job.spec.worker_id, job.spec.limits)
+        asked = Ask.of(job.spec)
         reason = reasons.get(asked) if reasons is not None else None
         if reason is None:
             reason = self._placement.reason(job.spec)

@@ -14,7 +14,7 @@ from .domain.worker import Worker
 from .ledger import Ledger
 from .registry import Registry
 from .scheduler import Candidate
-from .waiting import WaitingLine
+from .waiting import Ask, WaitingLine
 
 _AVOID_SECONDS = 1.0
 
@@ -40,13 +40,13 @@ class Placement:
 
     def place_new(self, job: Job) -> Job:
         """A new job, placed where it may go now; else as it was."""
-        if self._line.waits(job.spec.worker_id):
+        if self._line.waits(Ask.of(job.spec)):
             return job
         return self._place(job, self.candidates(job.spec.worker_id))
 
     def queue(self, job: Job) -> None:
         """Into the waiting line, at its end."""
-        self._line.add(job.job_id, job.spec.worker_id)
+        self._line.add(job.job_id, Ask.of(job.spec))
 
     def drain(self, workers: Iterable[str] | None = None) -> None:
         """Places all who wait and fit now (on these workers only, where named), the longest waiting first."""
@@ -79,7 +79,7 @@ class Placement:
             if number is None:
                 self.queue(shown)
             else:
-                self._line.put_back(job.job_id, shown.spec.worker_id, number)
+                self._line.put_back(job.job_id, Ask.of(shown.spec), number)
 
     def reason(self, spec: JobSpec) -> str:
         return scheduler.queue_reason(spec, self.candidates(spec.worker_id))
@@ -108,13 +108,15 @@ class Placement:
         return Candidate(worker, self._ledger.running(worker_id), placed_last, refusing)
 
     def _next(self, names: builtins.list[str] | None) -> Job | None:
+        candidates = [candidate for candidate in self._of(names) if candidate.open]
+        if not candidates:
+            return None
         for job_id in self._line.firsts(names):
             job = self._ledger.head(job_id)
             if job is None or job.state is not State.QUEUED:
                 self._line.remove(job_id)
                 return self._next(names)
-            asked = [job.spec.worker_id] if job.spec.worker_id is not None else names
-            found = self._place(job, self._of(asked))
+            found = self._place(job, candidates)
             if found is not job:
                 number = self._line.remove(job_id)
                 if number is not None:

@@ -15,7 +15,7 @@ from jobcluster_common.errors import Conflict, NotFound
 from .domain.changes import Source
 from .domain.job import Enforcement
 from .domain.states import WorkerState
-from .domain.worker import Capacity, Worker
+from .domain.worker import Capacity, Worker, WorkerLimits
 from .store.protocol import Store
 
 log = structlog.get_logger()
@@ -84,6 +84,7 @@ class Registry:
         capacity: Capacity | None = None,
         enforced: Mapping[str, Enforcement] | None = None,
         draining: bool = False,
+        limits: WorkerLimits | None = None,
     ) -> Worker:
         """Makes a worker known, durable when this returns; the same again is the same registration.
 
@@ -106,6 +107,7 @@ class Registry:
             version=version,
             labels=dict(labels or {}),
             capacity=capacity or Capacity(),
+            limits=limits or WorkerLimits(),
             enforced=dict(enforced or {}),
             retired=_retired(known, incarnation),
         )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from jobcluster_common import limits as amounts
+from jobcluster_common.errors import Fault
+
 from .domain.job import JobSpec
 from .domain.states import WorkerState
 from .domain.worker import Worker
@@ -38,6 +41,11 @@ class Candidate:
         return tasks > 0 and self.running >= tasks
 
     @property
+    def open(self) -> bool:
+        """Whether it takes any job now."""
+        return self.worker.state is WorkerState.READY and not self.full and not self.refusing
+
+    @property
     def rank(self) -> tuple[float, int, str]:
         """The least first."""
         load = self.running / (self.worker.capacity.tasks or _UNSAID_TASKS)
@@ -47,11 +55,9 @@ class Candidate:
 def fits(spec: JobSpec, candidate: Candidate) -> bool:
     """Whether the job may be put there now."""
     return (
-        candidate.worker.state is WorkerState.READY
-        and not candidate.full
-        and not candidate.refusing
+        candidate.open
         and spec.worker_id in (None, candidate.worker.worker_id)
-        and not _too_small(spec, candidate.worker)
+        and not beyond(spec, candidate.worker)
     )
 
 
@@ -61,14 +67,38 @@ def choose(spec: JobSpec, candidates: Iterable[Candidate]) -> Worker | None:
     return best.worker if best is not None else None
 
 
-def never_fits(spec: JobSpec, workers: Sequence[Worker]) -> str | None:
-    """Why no known worker could ever take the job, not even an idle one; None when one could, or none is known."""
+def beyond(spec: JobSpec, worker: Worker) -> list[str]:
+    """The limits asked for that are more than the worker can ever give a task."""
+    return [
+        name
+        for name, amount in spec.limits.amounts().items()
+        if (most := worker.most(name)) is not None and amount > most
+    ]
+
+
+def never_fits(spec: JobSpec, workers: Sequence[Worker]) -> list[Fault]:
+    """Why no known worker could ever take the job, not even an idle one; none when one could, or none is known."""
     asked = [w for w in workers if spec.worker_id in (None, w.worker_id)]
-    if not asked or not all(_too_small(spec, w) for w in asked):
-        return None
-    cpu = max(w.capacity.cpu for w in asked)
-    memory = max(w.capacity.memory for w in asked)
-    return f"larger than any known worker: the largest has {cpu:g} cores, {memory} bytes of memory"
+    lacking = [beyond(spec, w) for w in asked]
+    if not asked or not all(lacking):
+        return []
+    who = (
+        "any known worker gives a task" if spec.worker_id is None else f"worker {spec.worker_id} gives a task"
+    )
+    otherwise = "" if spec.worker_id is None else ", or choose another worker"
+    most = {
+        name: max(w.most(name) or 0 for w in asked)
+        for name in spec.limits.amounts()
+        if all(name in names for names in lacking)
+    }
+    if most:
+        return amounts.faults(spec.limits.amounts(), most, who, otherwise)
+    each = ", ".join(sorted({name for names in lacking for name in names}))
+    return [
+        Fault(
+            "/limits", f"no known worker gives a task so much of all of this together: {each}; ask for less"
+        )
+    ]
 
 
 def queue_reason(spec: JobSpec, candidates: Sequence[Candidate]) -> str:
@@ -82,21 +112,17 @@ def queue_reason(spec: JobSpec, candidates: Sequence[Candidate]) -> str:
     head = f"{fitting} of {len(asked)} worker{'s' if len(asked) > 1 else ''} fit"
     if fitting:
         return f"{head}: others are before it"
-    counts = {state: sum(c.worker.state is state for c in asked) for state in _NAMED}
+    lacking = [names for c in asked if (names := beyond(spec, c.worker))]
+    able = [c for c in asked if not beyond(spec, c.worker)]
+    counts = {state: sum(c.worker.state is state for c in able) for state in _NAMED}
     parts = [f"{count} {state}" for state, count in counts.items() if count]
-    ready = [c for c in asked if c.worker.state is WorkerState.READY]
-    small = [c for c in ready if _too_small(spec, c.worker)]
-    if small:
-        parts.append(f"{len(small)} too small")
-    if full := [c for c in ready if c not in small and c.full]:
+    ready = [c for c in able if c.worker.state is WorkerState.READY]
+    if full := [c for c in ready if c.full]:
         running, tasks = sum(c.running for c in full), sum(c.worker.capacity.tasks for c in full)
         parts.append(f"{len(full)} full ({running} of {tasks} tasks)")
-    if refusing := sum(c.refusing for c in ready if c not in small and not c.full):
+    if refusing := sum(c.refusing for c in ready if not c.full):
         parts.append(f"{refusing} just refused a start")
+    if lacking:
+        short = ", ".join(sorted({name for names in lacking for name in names}))
+        parts.append(f"{len(lacking)} with less for a task than asked ({short})")
     return f"{head}: {', '.join(parts)}"
-
-
-def _too_small(spec: JobSpec, worker: Worker) -> bool:
-    cpu, memory = spec.limits.cpu, spec.limits.memory
-    has = worker.capacity
-    return bool((cpu and has.cpu and cpu > has.cpu) or (memory and has.memory and memory > has.memory))

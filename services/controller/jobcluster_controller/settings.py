@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
+from jobcluster_common.limit_settings import TaskBoundsBlock
 from jobcluster_common.settings import Address, AnyPath, Block, ExistingFile, GrpcServerBlock, LogBlock
 from pydantic import Field, model_validator
 
@@ -95,6 +96,7 @@ class ControllerSettings(Block):
     store: StoreBlock
     jobs: JobsBlock = JobsBlock()
     lease: LeaseBlock = LeaseBlock()
+    limits: TaskBoundsBlock = TaskBoundsBlock()
     log: LogBlock = LogBlock()
 
 
@@ -102,7 +104,8 @@ ELSEWHERE = frozenset(
     {
         "controller",
         "worker",
-        "limits",
+        "limits.require",
+        "limits.worker",
         "labels",
         "shutdown",
         "retention",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jobcluster_common.settings import SettingsError, fail_with_one_line, load
 
+from jobcluster_worker.limits import from_amounts
 from jobcluster_worker.settings import ELSEWHERE, WorkerSettings
 
 LAUNCHER = Path(__file__).resolve().parent / "launcher"
@@ -37,13 +38,16 @@ def prepare(settings: WorkerSettings, config: Path | None) -> None:
     :raises SettingsError: if not
     """
     where = config or "settings"
-    for key, path in (
-        ("worker.state_directory", settings.worker.state_directory),
-        ("jobs.data_directory", settings.data_directory),
+    state, data = settings.worker.state_directory, settings.data_directory
+    # Jobs pass through to their own directories, where no mount namespace is to be had; modes set further down
+    # and those of the secret files keep them out of the rest.
+    state_mode = 0o711 if data.is_relative_to(state) else 0o700
+    for key, path, mode in (
+        ("worker.state_directory", state, state_mode),
+        ("jobs.data_directory", data, 0o711),
     ):
         try:
-            # Jobs pass through to their own directories by the modes set further down, so 0711 for the data.
-            path.mkdir(mode=0o700 if key.startswith("worker") else 0o711, parents=True, exist_ok=True)
+            path.mkdir(mode=mode, parents=True, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
                 raise PermissionError(13, os.strerror(13))
         except OSError as error:
@@ -96,7 +100,7 @@ def bootstrap(settings: WorkerSettings, config: Path | None) -> dict[str, object
         "drain_seconds": settings.shutdown.drain_seconds if settings.shutdown.on_sigterm == "drain" else 0.0,
         "handover_seconds": settings.shutdown.handover_seconds,
         "limits_require": settings.limits.require,
-        "limits_worker": settings.limits.worker.plain(),
+        "limits_worker": from_amounts(settings.limits.worker.amounts()),
         "output_max_bytes": settings.jobs.output_max_bytes,
         "tasks_per_supervisor": TASKS_PER_SUPERVISOR,
     }

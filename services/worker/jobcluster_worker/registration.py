@@ -16,6 +16,7 @@ from jobcluster_common import tls  # noqa: F401  (before grpc)
 import grpc
 import grpc.aio
 from jobcluster.v1 import controller_pb2 as pb
+from jobcluster_common.limits import Amounts
 
 from jobcluster_worker.backoff import delays
 
@@ -176,7 +177,7 @@ def advertised_address(addr: str, port: int) -> str:
 
 
 def capacity(
-    limits_worker: dict[str, object], max_tasks: int, cgroup: Path = Path("/sys/fs/cgroup")
+    limits_worker: Amounts, max_tasks: int, cgroup: Path = Path("/sys/fs/cgroup")
 ) -> pb.WorkerCapacity:
     """What this machine or container has for tasks: cores, bytes of memory, tasks at once."""
     cores = [float(len(os.sched_getaffinity(0)))]
@@ -186,9 +187,8 @@ def capacity(
         cores.append(int(quota) / int(period))
     with contextlib.suppress(OSError, ValueError):
         memory.append(int((cgroup / "memory.max").read_text()))
-    asked_cores, asked_bytes = limits_worker.get("cpu"), limits_worker.get("memory_bytes")
-    if isinstance(asked_cores, int | float):
-        cores.append(float(asked_cores))
-    if isinstance(asked_bytes, int):
-        memory.append(asked_bytes)
+    if "cpu" in limits_worker:
+        cores.append(limits_worker["cpu"])
+    if "memory" in limits_worker:
+        memory.append(int(limits_worker["memory"]))
     return pb.WorkerCapacity(cpu=min(cores), memory_bytes=min(memory), tasks=max_tasks)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+from jobcluster_common.limit_settings import TaskBoundsBlock, TaskLimitsBlock
 from jobcluster_common.settings import (
     Address,
     AnyPath,
@@ -78,41 +79,13 @@ class JobsBlock(Block):
     """Tasks that run at once."""
 
 
-class IoLimitsBlock(Block):
-    """Bytes and operations per second."""
-
-    read_bps: Size | None = None
-    write_bps: Size | None = None
-    read_iops: int | None = Field(None, gt=0)
-    write_iops: int | None = Field(None, gt=0)
-
-
-class TaskLimitsBlock(Block):
-    """Limits in cores, bytes and processes; None = none."""
-
-    cpu: float | None = Field(None, gt=0)
-    memory: Size | None = None
-    pids: int | None = Field(None, gt=0)
-    io: IoLimitsBlock | None = None
-
-    def plain(self) -> dict[str, object]:
-        """By the names of the proto's Limits, without what is not limited."""
-        io = {} if self.io is None else {k: v for k, v in self.io.model_dump().items() if v is not None}
-        named = {"cpu": self.cpu, "memory_bytes": self.memory, "pids": self.pids, "io": io}
-        return {key: value for key, value in named.items() if value}
-
-
-class LimitsBlock(Block):
+class LimitsBlock(TaskBoundsBlock):
     """[limits]: set when the worker starts; nothing changes them later."""
 
     require: bool = True
     """A worker that cannot enforce limits does not start, and a task whose limits cannot be set fails."""
     worker: TaskLimitsBlock = TaskLimitsBlock()
     """Of all tasks together."""
-    default: TaskLimitsBlock = TaskLimitsBlock()
-    """Of a task whose spec says nothing."""
-    max: TaskLimitsBlock = TaskLimitsBlock()
-    """What no task may exceed."""
 
 
 class ShutdownBlock(Block):

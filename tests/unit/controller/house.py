@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable
 
 from jobcluster_controller.books import Books
 from jobcluster_controller.dispatch import Dispatcher
+from jobcluster_controller.domain.bounds import UNBOUNDED, Bounds
 from jobcluster_controller.domain.changes import Report, Source, TaskKey
-from jobcluster_controller.domain.job import Job, JobSpec, Task
+from jobcluster_controller.domain.job import NO_LIMITS, Job, JobSpec, Limits, Task
 from jobcluster_controller.domain.states import Reason, State
-from jobcluster_controller.domain.worker import Capacity, Worker
+from jobcluster_controller.domain.worker import Capacity, Worker, WorkerLimits
 from jobcluster_controller.jobs import Caller, JobService
 from jobcluster_controller.ledger import Ledger
 from jobcluster_controller.monitor import Monitor
@@ -47,7 +48,13 @@ class NotingDispatcher(Dispatcher):
 class Core:
     """One life of a controller on a store."""
 
-    def __init__(self, store: Store | None = None, clock: Clock | None = None, queue_max: int = 100) -> None:
+    def __init__(
+        self,
+        store: Store | None = None,
+        clock: Clock | None = None,
+        queue_max: int = 100,
+        bounds: Bounds = UNBOUNDED,
+    ) -> None:
         self.clock = clock or Clock()
         self.store = store or MemoryStore()
         self.ledger = Ledger(self.store)
@@ -59,6 +66,7 @@ class Core:
             self.registry,
             self.dispatcher,
             queue_max=queue_max,
+            bounds=bounds,
             clock=self.clock,
             now=self.clock.now,
         )
@@ -75,10 +83,20 @@ class Core:
         return self.dispatcher.books
 
     async def add_worker(
-        self, worker_id: str = "w1", tasks: int = 2, incarnation: str = "one", draining: bool = False
+        self,
+        worker_id: str = "w1",
+        tasks: int = 2,
+        incarnation: str = "one",
+        draining: bool = False,
+        most: Limits = NO_LIMITS,
     ) -> Worker:
         return await self.registry.register(
-            worker_id, "h:1", incarnation, capacity=Capacity(2.0, 1 << 30, tasks), draining=draining
+            worker_id,
+            "h:1",
+            incarnation,
+            capacity=Capacity(2.0, 1 << 30, tasks),
+            draining=draining,
+            limits=WorkerLimits(max=most),
         )
 
     async def start(self, wanted: JobSpec | None = None) -> Job:

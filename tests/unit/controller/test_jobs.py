@@ -4,9 +4,18 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from jobcluster_common.errors import Conflict, Invalid, NotFound, QueueFull, RangeNotSatisfiable, Unavailable
+from jobcluster_common.errors import (
+    Conflict,
+    Fault,
+    Invalid,
+    NotFound,
+    QueueFull,
+    RangeNotSatisfiable,
+    Unavailable,
+)
+from jobcluster_controller.domain.bounds import Bounds
 from jobcluster_controller.domain.changes import Report
-from jobcluster_controller.domain.job import Job, Limits, Task
+from jobcluster_controller.domain.job import IoLimits, Job, Limits, Task
 from jobcluster_controller.domain.query import JobFilter, OutputEnd, OutputQuery, OutputStart
 from jobcluster_controller.domain.states import Reason, State
 from jobcluster_controller.domain.worker import Worker
@@ -97,8 +106,54 @@ async def test_a_worker_that_is_not_there_or_takes_no_jobs_is_refused_and_a_sile
 
 async def test_what_could_never_fit_is_invalid(core: Core) -> None:
     await core.add_worker()
-    with pytest.raises(Invalid):
+    with pytest.raises(Invalid, match="/limits/cpu: 64 is more than any known worker gives a task: 2;"):
         await core.start(spec(limits=Limits(cpu=64.0)))
+    assert await core.jobs.list(JobFilter()) == ([], None)
+
+
+async def test_a_job_that_only_a_silent_worker_allows_waits_for_it_and_holds_up_nobody(core: Core) -> None:
+    await core.add_worker("small", tasks=1, most=Limits(memory=64 << 20))
+    await core.add_worker("big", most=Limits(memory=256 << 20))
+    await core.registry.unreachable("big")
+    waits = await core.start(spec(limits=Limits(memory=128 << 20)))
+    assert (
+        waits.queue_reason == "0 of 2 workers fit: 1 unreachable, 1 with less for a task than asked (memory)"
+    )
+    first = await core.start(spec(limits=Limits(memory=64 << 20)))
+    second = await core.start(spec(limits=Limits(memory=64 << 20)))
+    assert (first.tasks[0].worker_id, second.state) == ("small", State.QUEUED)
+    await core.tell(first, State.SUCCEEDED, source=core.source("small"))
+    assert (await core.jobs.get(second.job_id)).tasks[0].worker_id == "small"
+    await core.registry.heartbeat("big", "one", 1)
+    assert (await core.jobs.get(waits.job_id)).tasks[0].worker_id == "big"
+
+
+async def test_the_clusters_most_is_refused_before_anything_is_stored() -> None:
+    core = await Core(bounds=Bounds(max=Limits(cpu=1.0, memory=64 << 20))).load()
+    with pytest.raises(Invalid) as refused:
+        await core.start(spec(limits=Limits(cpu=2.0, memory=128 << 20)))
+    assert refused.value.faults == [
+        Fault("/limits/cpu", "2 is more than this cluster allows: 1; ask for 1 or less"),
+        Fault("/limits/memory", "128MiB is more than this cluster allows: 64MiB; ask for 64MiB or less"),
+    ]
+    assert await core.jobs.list(JobFilter()) == ([], None)
+
+
+async def test_what_is_not_asked_for_is_the_clusters_default_or_its_most_and_binds_no_worker() -> None:
+    bounds = Bounds(Limits(cpu=0.5), Limits(cpu=1.0, memory=1 << 40, io=IoLimits(write_bps=9)))
+    core = await Core(bounds=bounds).load()
+    await core.add_worker(most=Limits(memory=64 << 20))
+    job = await core.start(spec(limits=Limits(pids=7), document={"command": "true", "limits": {"pids": 7}}))
+    assert job.state is State.STARTING
+    assert job.spec.limits == Limits(pids=7)
+    assert job.spec.limits_default == Limits(cpu=0.5, memory=1 << 40, io=IoLimits(write_bps=9))
+    assert job.spec.document == {
+        "command": "true",
+        "limits": {"pids": 7, "cpu": 0.5, "memory": 1 << 40, "io": {"write_bps": 9}},
+    }
+    assert await core.store.job(job.job_id) == job
+    less = await core.start(spec(limits=Limits(cpu=0.1)))
+    assert (less.spec.limits.cpu, less.spec.limits_default.cpu) == (0.1, None)
 
 
 async def test_no_more_wait_than_are_allowed_to() -> None:

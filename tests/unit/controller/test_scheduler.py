@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from jobcluster_controller.domain.job import Limits
+from jobcluster_common.limits import NAMES
+from jobcluster_controller.domain.job import JobSpec, Limits
 from jobcluster_controller.domain.states import WorkerState
-from jobcluster_controller.domain.worker import Capacity
-from jobcluster_controller.scheduler import Candidate, choose, never_fits, queue_reason
+from jobcluster_controller.domain.worker import Capacity, WorkerLimits
+from jobcluster_controller.scheduler import Candidate, beyond, choose, never_fits, queue_reason
 
 from tests.unit.controller.makers import spec, worker
 
@@ -77,10 +78,70 @@ def test_why_a_job_waits_speaks_of_the_worker_asked_for_only() -> None:
     assert queue_reason(spec(worker_id="a"), there) == "0 of 1 worker fit: 1 unreachable"
 
 
+MIB = 1 << 20
+
+
+def bounded(worker_id: str, state: WorkerState = WorkerState.READY, **most: float) -> Candidate:
+    limits = WorkerLimits(max=Limits.of(most))
+    return Candidate(worker(worker_id, state, limits=limits, capacity=Capacity(tasks=32)), 0)
+
+
+def faults(wanted: JobSpec, *candidates: Candidate) -> list[tuple[str, str]]:
+    return [(f.pointer, f.detail) for f in never_fits(wanted, [c.worker for c in candidates])]
+
+
 def test_what_no_known_worker_could_ever_take_is_told_from_what_must_wait() -> None:
     workers = [worker("a"), worker("b", capacity=Capacity(4.0, 1 << 20, 2))]
-    assert never_fits(spec(limits=Limits(cpu=4.0)), workers) is None
-    assert never_fits(spec(limits=Limits(cpu=4.5)), workers) is not None
-    assert never_fits(spec(worker_id="a", limits=Limits(cpu=4.0)), workers) is not None
-    assert never_fits(spec(limits=Limits(cpu=3.0, memory=1 << 25)), workers) is not None
-    assert never_fits(spec(limits=Limits(cpu=4.5)), []) is None
+    assert never_fits(spec(limits=Limits(cpu=4.0)), workers) == []
+    assert never_fits(spec(limits=Limits(cpu=4.5)), workers) != []
+    assert never_fits(spec(worker_id="a", limits=Limits(cpu=4.0)), workers) != []
+    (together,) = never_fits(spec(limits=Limits(cpu=3.0, memory=1 << 25)), workers)
+    assert together.pointer == "/limits" and "cpu, memory" in together.detail
+    assert never_fits(spec(limits=Limits(cpu=4.5)), []) == []
+
+
+def test_a_job_goes_only_where_its_limits_are_allowed() -> None:
+    small, big = bounded("a", memory=64 * MIB), bounded("b", memory=256 * MIB)
+    for amount, goes_to in ((64 * MIB, "a"), (65 * MIB, "b"), (256 * MIB, "b"), (257 * MIB, None)):
+        chosen = choose(spec(limits=Limits(memory=amount)), [small, big])
+        assert (chosen and chosen.worker_id) == goes_to
+    assert choose(spec(), [small]) == small.worker
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_limit_is_compared_with_the_most_and_with_what_all_tasks_of_the_worker_have(name: str) -> None:
+    wanted = spec(limits=Limits.of({name: 3}))
+    for field in ("max", "worker"):
+        bounds = [WorkerLimits(**{field: Limits.of({name: most})}) for most in (2, 3)]
+        below, enough = (worker("w", limits=bound, capacity=Capacity()) for bound in bounds)
+        assert beyond(wanted, below) == [name] and beyond(wanted, enough) == []
+
+
+def test_more_than_the_worker_asked_for_allows_is_told_in_users_words() -> None:
+    wanted = spec(worker_id="a", limits=Limits(cpu=2.0, memory=128 * MIB))
+    assert faults(wanted, bounded("a", memory=64 * MIB, cpu=0.5), bounded("b")) == [
+        (
+            "/limits/cpu",
+            "2 is more than worker a gives a task: 0.5; ask for 0.5 or less, or choose another worker",
+        ),
+        (
+            "/limits/memory",
+            "128MiB is more than worker a gives a task: 64MiB; ask for 64MiB or less, or choose another worker",
+        ),
+    ]
+
+
+def test_more_than_any_known_worker_allows_names_the_most_that_one_does() -> None:
+    there = (bounded("a", memory=64 * MIB), bounded("b", WorkerState.LOST, memory=96 * MIB))
+    assert faults(spec(limits=Limits(memory=128 * MIB)), *there) == [
+        ("/limits/memory", "128MiB is more than any known worker gives a task: 96MiB; ask for 96MiB or less")
+    ]
+    assert faults(spec(limits=Limits(memory=80 * MIB)), *there) == []
+
+
+def test_why_it_waits_tells_who_allows_less_from_who_is_not_there() -> None:
+    there = [bounded("a", memory=64 * MIB), bounded("b", WorkerState.UNREACHABLE, memory=96 * MIB)]
+    there.append(bounded("c", WorkerState.UNREACHABLE, pids=5))
+    assert queue_reason(spec(limits=Limits(memory=80 * MIB, pids=9)), there) == (
+        "0 of 3 workers fit: 1 unreachable, 2 with less for a task than asked (memory, pids)"
+    )

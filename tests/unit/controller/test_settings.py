@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from jobcluster_common.settings import SettingsError, load
-from jobcluster_controller.settings import ControllerSettings
+from jobcluster_controller.settings import ELSEWHERE, ControllerSettings
 
 LINES = {
     "grpc_server": ['crt_file = "a"', 'key_file = "a"', 'ca_file = "a"'],
@@ -52,6 +52,17 @@ def test_a_variable_wins_over_the_file(tmp_path: Path) -> None:
         ({"jobs": ["queue = 1"]}, "jobs.queue"),
         ({"lease": ["lost_seconds = 5"]}, "lease"),
         ({"nonsense": ["x = 1"]}, "nonsense"),
+        ({"limits": ["require = true"]}, "limits.require"),
+        ({"limits.max": ["colour = 1"]}, "limits.max.colour"),
+        ({"limits.max": ['memory = "4KiB"']}, "limits.max.memory: 4KiB is too little to work with"),
+        (
+            {"limits.default": ["cpu = 2.5"], "limits.max": ["cpu = 2"]},
+            "limits.max: cpu = 2 is less than limits.default.cpu = 2.5; raise it, or lower the default",
+        ),
+        (
+            {"limits.default.io": ['read_bps = "2M"'], "limits.max.io": ["read_bps = 9"]},
+            "limits.max: io.read_bps = 9 is",
+        ),
     ],
 )
 def test_a_fault_is_one_line(tmp_path: Path, changes: dict[str, list[str]], key: str) -> None:
@@ -60,6 +71,14 @@ def test_a_fault_is_one_line(tmp_path: Path, changes: dict[str, list[str]], key:
         load(ControllerSettings, file, {})
     line = str(found.value)
     assert "\n" not in line and line.startswith(f"{file}: {key}"), line
+
+
+def test_the_limits_of_the_whole_cluster(tmp_path: Path) -> None:
+    lines = {"limits.default": ['memory = "64MiB"'], "limits.max": ["memory = 67108864", "pids = 9"]}
+    environ = {"JOBCLUSTER_LIMITS__REQUIRE": "false"}  # a worker's
+    limits = load(ControllerSettings, written(tmp_path, **lines), environ, ELSEWHERE).limits
+    assert limits.default.amounts() == {"memory": 64 << 20}
+    assert limits.max.amounts() == {"memory": 64 << 20, "pids": 9}
 
 
 def test_plain_text_is_for_loopback(tmp_path: Path) -> None:

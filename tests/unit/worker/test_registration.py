@@ -204,7 +204,7 @@ def test_capacity_is_the_least_of_machine_container_and_settings(tmp_path: Path)
     assert (contained.cpu, contained.memory_bytes) == (0.5, 1 << 20)
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert capacity({"cpu": 0.25, "memory_bytes": 4096}, 5, tmp_path).memory_bytes == 4096
+    assert capacity({"cpu": 0.25, "memory": 4096}, 5, tmp_path).memory_bytes == 4096
 
 
 async def test_a_worker_that_leaves_while_it_registers_does_not_stay_on_the_list(

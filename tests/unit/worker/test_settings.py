@@ -62,18 +62,30 @@ def test_each_key_may_come_from_the_environment_by_its_double_underscore_name_on
         JOBCLUSTER_URL="https://elsewhere",
     )
     assert settings.limits.require
-    assert settings.limits.max.plain() == {"memory_bytes": 1 << 30}
+    assert settings.limits.max.amounts() == {"memory": 1 << 30}
 
 
-def test_limits_are_told_by_the_names_of_the_proto_without_what_is_not_limited(
+def test_limits_are_told_by_their_names_without_what_is_not_limited(
     tmp_path: Path, base: dict[str, dict[str, Any]]
 ) -> None:
     base["limits.worker"] = {"cpu": 1.5, "memory": "256MiB", "pids": 64}
     base["limits.default.io"] = {"read_bps": "1M"}
     settings = read(tmp_path, base)
-    assert settings.limits.worker.plain() == {"cpu": 1.5, "memory_bytes": 256 << 20, "pids": 64}
-    assert settings.limits.default.plain() == {"io": {"read_bps": 1 << 20}}
-    assert settings.limits.max.plain() == {}
+    assert settings.limits.worker.amounts() == {"cpu": 1.5, "memory": 256 << 20, "pids": 64}
+    assert settings.limits.default.amounts() == {"io/read_bps": 1 << 20}
+    assert settings.limits.max.amounts() == {}
+
+
+def test_a_default_above_the_most_is_refused_by_where_it_comes_from(
+    tmp_path: Path, base: dict[str, dict[str, Any]]
+) -> None:
+    base["limits.default"], base["limits.max"] = {"memory": "128MiB"}, {"memory": "64MiB"}
+    says = r"limits\.max: memory = 64MiB is less than limits\.default\.memory = 128MiB; raise it, or lower the default"
+    with pytest.raises(SettingsError, match=rf"^{tmp_path}/worker\.toml: {says}$"):
+        read(tmp_path, base)
+    assert read(tmp_path, base, JOBCLUSTER_LIMITS__MAX__MEMORY="128MiB").limits.max.memory == 128 << 20
+    with pytest.raises(SettingsError, match=r"^JOBCLUSTER_LIMITS__MAX__MEMORY: limits\.max"):
+        read(tmp_path, base, JOBCLUSTER_LIMITS__MAX__MEMORY="32MiB", JOBCLUSTER_LIMITS__REQUIRE="true")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +103,9 @@ def test_limits_are_told_by_the_names_of_the_proto_without_what_is_not_limited(
         ("shutdown", "on_sigterm", "flee", "on_sigterm"),
         ("shutdown", "grace_seconds", -1, "grace_seconds"),
         ("limits", "requires", True, "unknown key"),
+        ("limits.worker", "memory", 0, "limits.worker.memory: 0 is too little to work with"),
+        ("limits.max", "cpu", 0.001, "at least 0.01 is needed"),
+        ("limits.max.io", "write_bps", 0, "limits.max.io.write_bps"),
         ("nonsense", "x", 1, "nonsense"),
         ("lease", "stop_on_partition_seconds", 5, "not built yet"),
         ("worker", "state_directory", 5, "state_directory"),
@@ -149,7 +164,17 @@ def test_a_worker_that_could_never_prove_who_it_is_does_not_start(
         app.prepare(settings, config)
     (tmp_path / "state" / "worker.crt").write_text("enrolled before")
     app.prepare(settings, config)
-    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(("data", "mode"), [(None, 0o711), ("elsewhere", 0o700)])
+def test_the_state_directory_is_closed_to_tasks_unless_their_own_directories_are_below_it(
+    tmp_path: Path, base: dict[str, dict[str, Any]], data: str | None, mode: int
+) -> None:
+    base["jobs"] = {} if data is None else {"data_directory": data}
+    settings = read(tmp_path, base)
+    app.prepare(settings, tmp_path / "worker.toml")
+    assert (tmp_path / "state").stat().st_mode & 0o777 == mode
+    assert settings.data_directory.stat().st_mode & 0o777 == 0o711
 
 
 def test_a_directory_that_is_a_file_and_a_port_that_is_taken_are_told_before_anything_runs(

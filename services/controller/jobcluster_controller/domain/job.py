@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
+
+from jobcluster_common.limits import NAMES
 
 from .states import Reason, State
 
@@ -28,6 +31,25 @@ class Limits:
     io: IoLimits = IoLimits()
     oom: str = "group"
 
+    @classmethod
+    def of(cls, amounts: Mapping[str, float]) -> Self:
+        """From amounts by name ("memory", "io/read_bps"); what is not there is none."""
+        whole = {name: int(amount) for name, amount in amounts.items() if name != "cpu"}
+        io = {name.removeprefix("io/"): amount for name, amount in whole.items() if name.startswith("io/")}
+        return cls(amounts.get("cpu"), whole.get("memory"), whole.get("pids"), IoLimits(**io))
+
+    def get(self, name: str) -> float | None:
+        """One amount by its name."""
+        found: float | None = getattr(self.io, name[3:]) if name.startswith("io/") else getattr(self, name)
+        return found
+
+    def amounts(self) -> dict[str, float]:
+        """What is limited, by its name."""
+        return {name: amount for name in NAMES if (amount := self.get(name)) is not None}
+
+
+NO_LIMITS = Limits()
+
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
@@ -38,7 +60,10 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """A checked job spec. ``document`` is what the API shows: as posted, defaults filled."""
+    """A checked job spec. ``document`` is what the API shows: as posted, defaults filled.
+
+    ``limits`` is what was asked for, ``limits_default`` what the cluster gives where nothing was.
+    """
 
     command: tuple[str, ...] = ()
     path: str | None = None
@@ -49,6 +74,7 @@ class JobSpec:
     stdin: bytes | None = None
     timeout_seconds: float | None = None
     limits: Limits = Limits()
+    limits_default: Limits = Limits()
     network: str = "host"
     output: OutputOptions = OutputOptions()
     tasks: int = 1

@@ -9,8 +9,8 @@ from jobcluster_common.errors import Denied
 from jobcluster_common.rpc import current_identity
 
 from ..auth.enrolment import Enrolment
-from ..domain.job import Enforcement
-from ..domain.worker import Capacity
+from ..convert import enforced_from_pb, limits_from_pb
+from ..domain.worker import Capacity, WorkerLimits
 from ..registry import Registry
 from .address import advertised
 
@@ -34,7 +34,7 @@ class ControllerServicer:
         self, request: controller_pb2.RegisterWorkerRequest, context: Any
     ) -> controller_pb2.RegisterWorkerResponse:
         worker_id = current_identity.get().name
-        capacity = request.capacity
+        capacity, limits = request.capacity, request.limits
         worker = await self._registry.register(
             worker_id,
             await advertised(request.address, context.peer()),
@@ -42,8 +42,9 @@ class ControllerServicer:
             request.version,
             dict(request.labels),
             Capacity(capacity.cpu, capacity.memory_bytes, capacity.tasks),
-            {name: Enforcement(e.ok, e.why) for name, e in request.enforced.items()},
+            enforced_from_pb(request.enforced),
             request.draining,
+            WorkerLimits(*(limits_from_pb(which) for which in (limits.default, limits.max, limits.worker))),
         )
         return controller_pb2.RegisterWorkerResponse(
             success=True,

@@ -51,13 +51,18 @@ class IoNumbers(Closed):
     write_iops: int | None
 
 
-class LimitNumbers(Closed):
-    """Limits as plain numbers: cores, bytes, per second; null = none."""
+class Amounts(Closed):
+    """Cores, bytes, processes, per second; null = none."""
 
     cpu: float | None
     memory: int | None
     pids: int | None
     io: IoNumbers
+
+
+class LimitNumbers(Amounts):
+    """Limits as plain numbers: cores, bytes, per second; null = none."""
+
     oom: str
 
 
@@ -180,6 +185,18 @@ class CapacityDocument(Closed):
     tasks: int
 
 
+class WorkerLimitsDocument(Closed):
+    """The limits that a worker was started with."""
+
+    model_config = ConfigDict(title="WorkerLimits")
+
+    default: Amounts = Field(description="of a task that asks for nothing")
+    max: Amounts = Field(
+        description="what no task may exceed; also the limit where nothing is asked or default"
+    )
+    worker: Amounts = Field(description="of all its tasks together")
+
+
 class WorkerDocument(Closed):
     """A worker as the controller knows it."""
 
@@ -190,6 +207,7 @@ class WorkerDocument(Closed):
     state: WorkerState
     labels: dict[str, str]
     capacity: CapacityDocument
+    limits: WorkerLimitsDocument
     running: int = Field(description="tasks that have not ended")
     enforced: dict[str, EnforcementDocument]
     version: str

@@ -109,6 +109,11 @@ def worker_document(worker: Worker, running: int) -> dict[str, Any]:
         "state": worker.state,
         "labels": worker.labels,
         "capacity": asdict(worker.capacity),
+        "limits": {
+            "default": _amounts(worker.limits.default),
+            "max": _amounts(worker.limits.max),
+            "worker": _amounts(worker.limits.worker),
+        },
         "running": running,
         "enforced": enforced_document(worker.enforced),
         "version": worker.version,
@@ -138,20 +143,12 @@ def _attempt(task: Task) -> dict[str, Any]:
     }
 
 
+def _amounts(limits: Limits) -> dict[str, Any]:
+    return {"cpu": limits.cpu, "memory": limits.memory, "pids": limits.pids, "io": asdict(limits.io)}
+
+
 def _limits(limits: Limits) -> dict[str, Any]:
-    io = limits.io
-    return {
-        "cpu": limits.cpu,
-        "memory": limits.memory,
-        "pids": limits.pids,
-        "io": {
-            "read_bps": io.read_bps,
-            "write_bps": io.write_bps,
-            "read_iops": io.read_iops,
-            "write_iops": io.write_iops,
-        },
-        "oom": limits.oom,
-    }
+    return {**_amounts(limits), "oom": limits.oom}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

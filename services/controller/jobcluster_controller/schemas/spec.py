@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from jobcluster_common.limits import too_little
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from ..domain.states import Reason
 from .fields import (
@@ -54,11 +55,22 @@ class IoLimits(Closed):
     write_iops: Whole | None = Field(None, description="writes per second")
 
 
+def _enough(name: str) -> AfterValidator:
+    def check(amount: float) -> float:
+        if why := too_little(name, amount):
+            raise fault(why)
+        return amount
+
+    return AfterValidator(check)
+
+
 class Limits(Closed):
     """What one task may use; null = no limit."""
 
-    cpu: Annotated[float, Field(gt=0, le=65536)] | None = Field(None, description="cores")
-    memory: Size | None = Field(None, description="bytes")
+    cpu: Annotated[float, Field(gt=0, le=65536), _enough("cpu")] | None = Field(
+        None, description="cores, 0.01 or more"
+    )
+    memory: Annotated[Size, _enough("memory")] | None = Field(None, description="bytes, 1 MiB or more")
     pids: Annotated[int, Field(ge=1, le=4194304), WHOLE] | None = Field(
         None, description="processes and threads"
     )

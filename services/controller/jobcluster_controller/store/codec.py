@@ -21,7 +21,7 @@ from ..domain.job import (
     Usage,
 )
 from ..domain.states import Reason, State, WorkerState
-from ..domain.worker import Capacity, Worker
+from ..domain.worker import Capacity, Worker, WorkerLimits
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -57,6 +57,8 @@ def job_spec(spec: JobSpec) -> str:
         document["stdin"] = _base64(spec.stdin)
     if spec.limits != _NO_SPEC.limits:
         document["limits"] = _limits(spec.limits)
+    if spec.limits_default != _NO_SPEC.limits_default:
+        document["limits_default"] = _limits(spec.limits_default)
     if spec.output != _NO_SPEC.output:
         document["output"] = _sparse(spec.output, _OUTPUT_OPTIONS, _NO_SPEC.output)
     return _dumps(document)
@@ -94,6 +96,8 @@ def worker(value: Worker) -> str:
         "enforced": _enforced(value.enforced),
         "retired": value.retired,
     }
+    if value.limits != WorkerLimits():
+        document["limits"] = {name: _limits(getattr(value.limits, name)) for name in _WORKER_LIMITS}
     return _dumps(document)
 
 
@@ -115,6 +119,9 @@ def worker_from(worker_id: str, text: str) -> Worker:
         version=document["version"],
         labels=document["labels"],
         capacity=Capacity(cpu, memory, tasks),
+        limits=WorkerLimits(
+            **{name: _limits_from(held) for name, held in document.get("limits", {}).items()}
+        ),
         enforced=_enforced_from(document["enforced"]),
         retired=tuple(document["retired"]),
     )
@@ -162,6 +169,7 @@ _USAGE = (
     "oom_kills",
 )
 _NO_USAGE = Usage()
+_WORKER_LIMITS = ("default", "max", "worker")
 _IO = ("read_bps", "write_bps", "read_iops", "write_iops")
 _OUTPUT = ("path", "log_path", "dropped_bytes", "available")
 _NO_OUTPUT = Output()
@@ -209,8 +217,9 @@ def _spec_from(document: dict[str, Any]) -> JobSpec:
         fields["files"] = {name: base64.b64decode(text) for name, text in fields["files"].items()}
     if "stdin" in fields:
         fields["stdin"] = base64.b64decode(fields["stdin"])
-    if "limits" in fields:
-        fields["limits"] = _limits_from(fields["limits"])
+    for name in ("limits", "limits_default"):
+        if name in fields:
+            fields[name] = _limits_from(fields[name])
     if "output" in fields:
         fields["output"] = OutputOptions(**fields["output"])
     return JobSpec(**fields)

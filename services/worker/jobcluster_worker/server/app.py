@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import structlog
 from jobcluster_common import logs, tls
@@ -23,11 +22,13 @@ from jobcluster.v1 import worker_pb2
 from jobcluster_common import rpc
 
 from jobcluster_worker.app import TASKS_PER_SUPERVISOR
-from jobcluster_worker.launcher.shapes import Limits, TaskKey
+from jobcluster_worker.launcher.shapes import TaskKey
+from jobcluster_worker.limits import from_amounts
 from jobcluster_worker.output.follow import IndexWatch
 from jobcluster_worker.registration import Registration, advertised_address, capacity
 from jobcluster_worker.server.changes import Changes
 from jobcluster_worker.server.controller import ControllerClient, Credentials
+from jobcluster_worker.server.convert import limits_to_proto
 from jobcluster_worker.server.jobs import Jobs
 from jobcluster_worker.server.remains import Left, Remains
 from jobcluster_worker.server.retention import Retention
@@ -82,8 +83,8 @@ class Server:
             self.remains,
             epoch=lambda: self.registration.epoch if self.registration is not None else 0,
             max_tasks=settings.jobs.max_tasks,
-            limits_default=cast("Limits", settings.limits.default.plain()),
-            limits_max=cast("Limits", settings.limits.max.plain()),
+            limits_default=settings.limits.default.amounts(),
+            limits_max=settings.limits.max.amounts(),
         )
         self.changes = Changes(self.table, run.incarnation, self.jobs.acknowledge)
         self.terminate = asyncio.Event()
@@ -206,8 +207,11 @@ class Server:
             incarnation=self.run.incarnation,
             version=version("jobcluster-worker"),
             labels=settings.labels,
-            capacity=capacity(settings.limits.worker.plain(), settings.jobs.max_tasks),
+            capacity=capacity(settings.limits.worker.amounts(), settings.jobs.max_tasks),
         )
+        for name in ("default", "max", "worker"):
+            held = from_amounts(getattr(settings.limits, name).amounts())
+            getattr(request.limits, name).CopyFrom(limits_to_proto(held))
         for resource, state in self.supervisors.enforced.items():
             request.enforced[resource].ok, request.enforced[resource].why = state["ok"], state["why"]
         return request

@@ -99,7 +99,7 @@ def spec_from_proto(request: pb.StartJobRequest, job_id: str, worker_id: str) ->
         "cwd": request.cwd,
         "stdin": base64.b64encode(request.stdin).decode() if request.HasField("stdin") else None,
         "timeout_seconds": request.timeout_seconds,
-        "limits": _limits(request.limits),
+        "limits": limits_from_proto(request.limits),
         "network": request.network or "host",
         "output": {
             "max_bytes": request.output.max_bytes,
@@ -143,7 +143,7 @@ def _check(request: pb.StartJobRequest, job_id: str, words: list[str], faults: l
         faults.append(Fault("/args", f"{size} bytes with the environment; {ARGUMENTS_MAX} at most"))
 
 
-def _limits(limits: common.Limits) -> Limits:
+def limits_from_proto(limits: common.Limits) -> Limits:
     given: Limits = {"oom": limits.oom or "group"}
     if limits.cpu:
         given["cpu"] = limits.cpu

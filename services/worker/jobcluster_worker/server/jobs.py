@@ -15,9 +15,10 @@ from jobcluster_common.errors import (
     NotFound,
     Unavailable,
 )
+from jobcluster_common.limits import Amounts
 
-from jobcluster_worker.launcher.shapes import JOB_ID, TERMINAL, Limits, Spec, Task, TaskKey, key_of
-from jobcluster_worker.server.limits import applied
+from jobcluster_worker.launcher.shapes import JOB_ID, TERMINAL, Spec, Task, TaskKey, key_of
+from jobcluster_worker.limits import applied
 from jobcluster_worker.server.peer import PeerLost
 from jobcluster_worker.server.remains import Remains
 from jobcluster_worker.server.supervisors import Claimed, NoSupervisor, StartRefused, Supervisors
@@ -43,8 +44,8 @@ class Jobs:
         *,
         epoch: Callable[[], int],
         max_tasks: int,
-        limits_default: Limits,
-        limits_max: Limits,
+        limits_default: Amounts,
+        limits_max: Amounts,
     ) -> None:
         self._table = table
         self._supervisors = supervisors
@@ -59,8 +60,8 @@ class Jobs:
     def mint_id() -> str:
         return str(uuid.uuid4())
 
-    async def start(self, spec: Spec, epoch: int) -> None:
-        """Starts a task; again, it is the same start.
+    async def start(self, spec: Spec, epoch: int, limits_default: Amounts | None = None) -> None:
+        """Starts a task; again, it is the same start. ``limits_default`` is the cluster's.
 
         :raises Draining, StaleEpoch, Invalid: it was not started and will not be
         :raises Unavailable: no room, or no disk; it was not started
@@ -76,7 +77,8 @@ class Jobs:
             return
         if self._table.alive >= self._max_tasks:
             raise Unavailable(f"{self._max_tasks} tasks run here already")
-        spec["limits"] = applied(spec.get("limits", {}), self._limits_default, self._limits_max)
+        defaults = [limits_default or {}, self._limits_default]
+        spec["limits"] = applied(spec.get("limits", {}), defaults, self._limits_max)
         try:
             await self._supervisors.start(spec)
         except Claimed:

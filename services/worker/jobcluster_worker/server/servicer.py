@@ -12,6 +12,7 @@ from jobcluster.v1 import worker_pb2 as pb
 from jobcluster_common.errors import Fault, Invalid, JobclusterError, Unavailable
 from jobcluster_common.identity import Kind
 
+from jobcluster_worker.limits import amounts
 from jobcluster_worker.server import convert
 from jobcluster_worker.server.changes import Changes
 from jobcluster_worker.server.jobs import Jobs, refusal
@@ -47,7 +48,7 @@ class WorkerServicer:
     async def StartJob(self, request: pb.StartJobRequest, context: Any) -> pb.StartJobResponse:
         job_id = request.job_id or self._jobs.mint_id()
         try:
-            await self._jobs.start(convert.spec_from_proto(request, job_id, self._worker_id), request.epoch)
+            await self._begin(request, job_id)
         except PeerLost as error:
             raise Unavailable(f"whether it was started is not known: {error}") from error
         return pb.StartJobResponse(job_id=job_id)
@@ -64,11 +65,15 @@ class WorkerServicer:
         try:
             if not request.job_id:
                 raise Invalid([Fault("/job_id", "needed in a batch")])
-            spec = convert.spec_from_proto(request, request.job_id, self._worker_id)
-            await self._jobs.start(spec, request.epoch)
+            await self._begin(request, request.job_id)
         except JobclusterError as error:
             return pb.StartResult(code=refusal(error), error_text=error.detail)
         return pb.StartResult(accepted=True)
+
+    async def _begin(self, request: pb.StartJobRequest, job_id: str) -> None:
+        spec = convert.spec_from_proto(request, job_id, self._worker_id)
+        default = amounts(convert.limits_from_proto(request.limits_default))
+        await self._jobs.start(spec, request.epoch, default)
 
     async def StopJob(self, request: pb.StopJobRequest, context: Any) -> pb.StopJobResponse:
         grace = request.grace_seconds if request.HasField("grace_seconds") else GRACE_SECONDS

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from jobcluster.v1 import common_pb2 as jobcluster_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ejobcluster/v1/controller.proto\x12\rjobcluster.v1\x1a\x1ajobcluster/v1/common.proto\"\x95\x03\n\x15RegisterWorkerRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12@\n\x06labels\x18\x04 \x03(\x0b\x32\x30.jobcluster.v1.RegisterWorkerRequest.LabelsEntry\x12/\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x1d.jobcluster.v1.WorkerCapacity\x12\x44\n\x08\x65nforced\x18\x06 \x03(\x0b\x32\x32.jobcluster.v1.RegisterWorkerRequest.EnforcedEntry\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aK\n\rEnforcedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.jobcluster.v1.Enforcement:\x02\x38\x01\"}\n\x16RegisterWorkerResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x19\n\x11heartbeat_seconds\x18\x04 \x01(\x01\x12\x15\n\rlease_seconds\x18\x05 \x01(\x01\"B\n\x0eWorkerCapacity\x12\x0b\n\x03\x63pu\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\r\n\x05tasks\x18\x03 \x01(\r\"A\n\x17\x44\x65registerWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\"+\n\x18\x44\x65registerWorkerResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\"l\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\"1\n\x11HeartbeatResponse\x12\r\n\x05known\x18\x01 \x01(\x08\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"*\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\t\"C\n\x18RenewCertificateResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\t2\x85\x03\n\nController\x12]\n\x0eRegisterWorker\x12$.jobcluster.v1.RegisterWorkerRequest\x1a%.jobcluster.v1.RegisterWorkerResponse\x12\x63\n\x10\x44\x65registerWorker\x12&.jobcluster.v1.DeregisterWorkerRequest\x1a\'.jobcluster.v1.DeregisterWorkerResponse\x12N\n\tHeartbeat\x12\x1f.jobcluster.v1.HeartbeatRequest\x1a .jobcluster.v1.HeartbeatResponse\x12\x63\n\x10RenewCertificate\x12&.jobcluster.v1.RenewCertificateRequest\x1a\'.jobcluster.v1.RenewCertificateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ejobcluster/v1/controller.proto\x12\rjobcluster.v1\x1a\x1ajobcluster/v1/common.proto\"\xc2\x03\n\x15RegisterWorkerRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12@\n\x06labels\x18\x04 \x03(\x0b\x32\x30.jobcluster.v1.RegisterWorkerRequest.LabelsEntry\x12/\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x1d.jobcluster.v1.WorkerCapacity\x12\x44\n\x08\x65nforced\x18\x06 \x03(\x0b\x32\x32.jobcluster.v1.RegisterWorkerRequest.EnforcedEntry\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12+\n\x06limits\x18\x08 \x01(\x0b\x32\x1b.jobcluster.v1.WorkerLimits\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aK\n\rEnforcedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.jobcluster.v1.Enforcement:\x02\x38\x01\"}\n\x16RegisterWorkerResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x19\n\x11heartbeat_seconds\x18\x04 \x01(\x01\x12\x15\n\rlease_seconds\x18\x05 \x01(\x01\"B\n\x0eWorkerCapacity\x12\x0b\n\x03\x63pu\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\r\n\x05tasks\x18\x03 \x01(\r\"\x81\x01\n\x0cWorkerLimits\x12&\n\x07\x64\x65\x66\x61ult\x18\x01 \x01(\x0b\x32\x15.jobcluster.v1.Limits\x12\"\n\x03max\x18\x02 \x01(\x0b\x32\x15.jobcluster.v1.Limits\x12%\n\x06worker\x18\x03 \x01(\x0b\x32\x15.jobcluster.v1.Limits\"A\n\x17\x44\x65registerWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\"+\n\x18\x44\x65registerWorkerResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\"l\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\"1\n\x11HeartbeatResponse\x12\r\n\x05known\x18\x01 \x01(\x08\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"*\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\t\"C\n\x18RenewCertificateResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\t2\x85\x03\n\nController\x12]\n\x0eRegisterWorker\x12$.jobcluster.v1.RegisterWorkerRequest\x1a%.jobcluster.v1.RegisterWorkerResponse\x12\x63\n\x10\x44\x65registerWorker\x12&.jobcluster.v1.DeregisterWorkerRequest\x1a\'.jobcluster.v1.DeregisterWorkerResponse\x12N\n\tHeartbeat\x12\x1f.jobcluster.v1.HeartbeatRequest\x1a .jobcluster.v1.HeartbeatResponse\x12\x63\n\x10RenewCertificate\x12&.jobcluster.v1.RenewCertificateRequest\x1a\'.jobcluster.v1.RenewCertificateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,27 +37,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERWORKERREQUEST_ENFORCEDENTRY']._loaded_options = None
   _globals['_REGISTERWORKERREQUEST_ENFORCEDENTRY']._serialized_options = b'8\001'
   _globals['_REGISTERWORKERREQUEST']._serialized_start=78
-  _globals['_REGISTERWORKERREQUEST']._serialized_end=483
-  _globals['_REGISTERWORKERREQUEST_LABELSENTRY']._serialized_start=361
-  _globals['_REGISTERWORKERREQUEST_LABELSENTRY']._serialized_end=406
-  _globals['_REGISTERWORKERREQUEST_ENFORCEDENTRY']._serialized_start=408
-  _globals['_REGISTERWORKERREQUEST_ENFORCEDENTRY']._serialized_end=483
-  _globals['_REGISTERWORKERRESPONSE']._serialized_start=485
-  _globals['_REGISTERWORKERRESPONSE']._serialized_end=610
-  _globals['_WORKERCAPACITY']._serialized_start=612
-  _globals['_WORKERCAPACITY']._serialized_end=678
-  _globals['_DEREGISTERWORKERREQUEST']._serialized_start=680
-  _globals['_DEREGISTERWORKERREQUEST']._serialized_end=745
-  _globals['_DEREGISTERWORKERRESPONSE']._serialized_start=747
-  _globals['_DEREGISTERWORKERRESPONSE']._serialized_end=790
-  _globals['_HEARTBEATREQUEST']._serialized_start=792
-  _globals['_HEARTBEATREQUEST']._serialized_end=900
-  _globals['_HEARTBEATRESPONSE']._serialized_start=902
-  _globals['_HEARTBEATRESPONSE']._serialized_end=951
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=953
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=995
-  _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=997
-  _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=1064
-  _globals['_CONTROLLER']._serialized_start=1067
-  _globals['_CONTROLLER']._serialized_end=1456
+  _globals['_REGISTERWORKERREQUEST']._serialized_end=528
+  _globals['_REGISTERWORKERREQUEST_LABELSENTRY']._serialized_start=406
+  _globals['_REGISTERWORKERREQUEST_LABELSENTRY']._serialized_end=451
+  _globals['_REGISTERWORKERREQUEST_ENFORCEDENTRY']._serialized_start=453
+  _globals['_REGISTERWORKERREQUEST_ENFORCEDENTRY']._serialized_end=528
+  _globals['_REGISTERWORKERRESPONSE']._serialized_start=530
+  _globals['_REGISTERWORKERRESPONSE']._serialized_end=655
+  _globals['_WORKERCAPACITY']._serialized_start=657
+  _globals['_WORKERCAPACITY']._serialized_end=723
+  _globals['_WORKERLIMITS']._serialized_start=726
+  _globals['_WORKERLIMITS']._serialized_end=855
+  _globals['_DEREGISTERWORKERREQUEST']._serialized_start=857
+  _globals['_DEREGISTERWORKERREQUEST']._serialized_end=922
+  _globals['_DEREGISTERWORKERRESPONSE']._serialized_start=924
+  _globals['_DEREGISTERWORKERRESPONSE']._serialized_end=967
+  _globals['_HEARTBEATREQUEST']._serialized_start=969
+  _globals['_HEARTBEATREQUEST']._serialized_end=1077
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1079
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1128
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=1130
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=1172
+  _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=1174
+  _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=1241
+  _globals['_CONTROLLER']._serialized_start=1244
+  _globals['_CONTROLLER']._serialized_end=1633
 # @@protoc_insertion_point(module_scope)

@@ -71,6 +71,7 @@ class RegisterWorkerRequest(_message.Message):
     CAPACITY_FIELD_NUMBER: _builtins.int
     ENFORCED_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """host:port of the worker's gRPC server; a wildcard host = the address the controller sees"""
     incarnation: _builtins.str
@@ -86,6 +87,8 @@ class RegisterWorkerRequest(_message.Message):
     def enforced(self) -> _containers.MessageMap[_builtins.str, _common_pb2.Enforcement]:
         """by resource: cpu, memory, io, pids"""
 
+    @_builtins.property
+    def limits(self) -> Global___WorkerLimits: ...
     def __init__(
         self,
         *,
@@ -96,10 +99,11 @@ class RegisterWorkerRequest(_message.Message):
         capacity: Global___WorkerCapacity | None = ...,
         enforced: _abc.Mapping[_builtins.str, _common_pb2.Enforcement] | None = ...,
         draining: _builtins.bool = ...,
+        limits: Global___WorkerLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capacity", b"capacity", "draining", b"draining", "enforced", b"enforced", "incarnation", b"incarnation", "labels", b"labels", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capacity", b"capacity", "draining", b"draining", "enforced", b"enforced", "incarnation", b"incarnation", "labels", b"labels", "limits", b"limits", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -166,6 +170,42 @@ class WorkerCapacity(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerCapacity: _TypeAlias = WorkerCapacity  # noqa: Y015
+
+@_typing.final
+class WorkerLimits(_message.Message):
+    """The limits that the worker was started with; nothing changes them later."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEFAULT_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def default(self) -> _common_pb2.Limits:
+        """of a task that asks for nothing"""
+
+    @_builtins.property
+    def max(self) -> _common_pb2.Limits:
+        """what no task may exceed; an ask beyond it is refused"""
+
+    @_builtins.property
+    def worker(self) -> _common_pb2.Limits:
+        """of all its tasks together"""
+
+    def __init__(
+        self,
+        *,
+        default: _common_pb2.Limits | None = ...,
+        max: _common_pb2.Limits | None = ...,
+        worker: _common_pb2.Limits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default", b"default", "max", b"max", "worker", b"worker"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default", b"default", "max", b"max", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerLimits: _TypeAlias = WorkerLimits  # noqa: Y015
 
 @_typing.final
 class DeregisterWorkerRequest(_message.Message):

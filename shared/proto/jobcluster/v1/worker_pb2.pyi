@@ -82,6 +82,7 @@ class StartJobRequest(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
     ARRAY_INDEX_FIELD_NUMBER: _builtins.int
+    LIMITS_DEFAULT_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """split like a shell's words; command_words wins where given"""
     path: _builtins.str
@@ -122,6 +123,10 @@ class StartJobRequest(_message.Message):
     def peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """hosts by rank"""
 
+    @_builtins.property
+    def limits_default(self) -> _common_pb2.Limits:
+        """the cluster's, for what limits does not ask; the worker's own where it is less"""
+
     def __init__(
         self,
         *,
@@ -144,10 +149,11 @@ class StartJobRequest(_message.Message):
         output: _common_pb2.OutputOptions | None = ...,
         peers: _abc.Iterable[_builtins.str] | None = ...,
         array_index: _builtins.int | None = ...,
+        limits_default: _common_pb2.Limits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_array_index", b"_array_index", "_stdin", b"_stdin", "array_index", b"array_index", "limits", b"limits", "output", b"output", "stdin", b"stdin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_array_index", b"_array_index", "_stdin", b"_stdin", "array_index", b"array_index", "limits", b"limits", "limits_default", b"limits_default", "output", b"output", "stdin", b"stdin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_array_index", b"_array_index", "_stdin", b"_stdin", "args", b"args", "array_index", b"array_index", "attempt", b"attempt", "command", b"command", "command_words", b"command_words", "cwd", b"cwd", "env", b"env", "epoch", b"epoch", "files", b"files", "job_id", b"job_id", "limits", b"limits", "network", b"network", "output", b"output", "path", b"path", "peers", b"peers", "stdin", b"stdin", "task_count", b"task_count", "task_rank", b"task_rank", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_array_index", b"_array_index", "_stdin", b"_stdin", "args", b"args", "array_index", b"array_index", "attempt", b"attempt", "command", b"command", "command_words", b"command_words", "cwd", b"cwd", "env", b"env", "epoch", b"epoch", "files", b"files", "job_id", b"job_id", "limits", b"limits", "limits_default", b"limits_default", "network", b"network", "output", b"output", "path", b"path", "peers", b"peers", "stdin", b"stdin", "task_count", b"task_count", "task_rank", b"task_rank", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__array_index: _TypeAlias = _typing.Literal["array_index"]  # noqa: Y015
     _WhichOneofArgType__array_index: _TypeAlias = _typing.Literal["_array_index", b"_array_index"]  # noqa: Y015

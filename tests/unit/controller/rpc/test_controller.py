@@ -18,6 +18,8 @@ from jobcluster_common.certificates import make_csr, make_key, make_leaf, write_
 from jobcluster_common.identity import CONTROLLER, Identity, Kind
 from jobcluster_controller.auth.enrolment import Enrolment
 from jobcluster_controller.auth.rpcs import CONTROLLER_POLICY
+from jobcluster_controller.domain.job import IoLimits, Limits
+from jobcluster_controller.domain.worker import WorkerLimits
 from jobcluster_controller.registry import Registry
 from jobcluster_controller.rpc.controller import NAMES, SERVICE, ControllerServicer
 from jobcluster_controller.rpc.server import GrpcServer
@@ -117,6 +119,20 @@ async def test_a_worker_cannot_speak_for_another(side: Side) -> None:
             await side.call(W2, rpc, request)
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert [worker.worker_id for worker in side.registry.list()] == ["w1"]
+
+
+async def test_a_worker_tells_its_limits_when_it_registers(side: Side) -> None:
+    request = pb.RegisterWorkerRequest(address="0.0.0.0:7444", incarnation="i1")
+    request.limits.default.cpu = 0.5
+    request.limits.max.memory_bytes = 64 << 20
+    request.limits.max.io.write_bps = 9
+    request.limits.worker.pids = 100
+    await side.call(W1, "RegisterWorker", request)
+    assert side.registry.get("w1").limits == WorkerLimits(
+        Limits(cpu=0.5), Limits(memory=64 << 20, io=IoLimits(write_bps=9)), Limits(pids=100)
+    )
+    await side.call(W2, "RegisterWorker", REQUESTS["RegisterWorker"])
+    assert side.registry.get("w2").limits == WorkerLimits()
 
 
 async def test_an_address_elsewhere_is_refused(side: Side) -> None:

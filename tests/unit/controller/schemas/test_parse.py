@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from jobcluster_common.errors import BadRequest, Invalid
-from jobcluster_controller.domain.job import OutputOptions
+from jobcluster_controller.domain.job import IoLimits, Limits, OutputOptions
 from jobcluster_controller.schemas.parse import parse_job_spec, pointer, read_json
 from jobcluster_controller.schemas.spec import NOT_YET, JobSpecBody
 
@@ -186,6 +186,35 @@ def test_a_fault_says_what_is_wrong_with_this_very_value(field: str, value: Any,
 )
 def test_a_file_name_is_told_what_is_wrong_with_it(name: str, words: str) -> None:
     assert words in faults({"command": "x", "files": {name: ""}})[pointer("files", name)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "found"),
+    [
+        ({"cpu": 0.0001}, {"/limits/cpu": "0.0001 is too little to work with: at least 0.01 is needed"}),
+        (
+            {"memory": "4KiB", "pids": 0},
+            {
+                "/limits/memory": "4KiB is too little to work with: at least 1MiB is needed;"
+                " a number without a unit is in bytes",
+                "/limits/pids": "must be greater than or equal to 1",
+            },
+        ),
+        ({"memory": 256}, {"/limits/memory": "256 is too little to work with: at least 1MiB is needed;"
+                           " a number without a unit is in bytes"}),
+    ],
+)  # fmt: skip
+def test_limits_that_cannot_work_are_refused_with_what_would(
+    limits: dict[str, Any], found: dict[str, str]
+) -> None:
+    assert faults({"command": "x", "limits": limits}) == found
+
+
+def test_the_least_limits_that_can_work_are_accepted() -> None:
+    least = {"cpu": 0.01, "memory": "1MiB", "pids": 1, "io": {"read_bps": 1, "write_iops": 1}}
+    assert parse_job_spec({"command": "x", "limits": least}).limits == Limits(
+        0.01, 1 << 20, 1, IoLimits(read_bps=1, write_iops=1)
+    )
 
 
 def test_what_fits_exactly_is_accepted() -> None:

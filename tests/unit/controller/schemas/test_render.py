@@ -17,7 +17,7 @@ from jobcluster_controller.domain.job import (
     Usage,
 )
 from jobcluster_controller.domain.states import Reason, State, WorkerState
-from jobcluster_controller.domain.worker import Capacity, Worker
+from jobcluster_controller.domain.worker import Capacity, Worker, WorkerLimits
 from jobcluster_controller.schemas.documents import JobDocument, WorkerDocument
 from jobcluster_controller.schemas.parse import parse_job_spec
 from jobcluster_controller.schemas.render import end_document, job_document, worker_document
@@ -99,6 +99,22 @@ def test_the_end_tells_what_the_asked_stream_came_to() -> None:
 
 def test_a_worker() -> None:
     worker = Worker("w1", "h:1", WorkerState.READY, "i", 1, NOW, NOW, "0.1", {"a": "b"}, Capacity(2, 3, 4))
+    worker = worker.evolve(limits=WorkerLimits(max=Limits(0.5, 1 << 20, 8, IoLimits(write_bps=7))))
     document = worker_document(worker, 5)
     WorkerDocument.model_validate_json(json.dumps(document))
     assert document["capacity"] == {"cpu": 2, "memory": 3, "tasks": 4} and document["running"] == 5
+    nothing: dict[str, Any] = dict.fromkeys(("read_bps", "write_bps", "read_iops", "write_iops"))
+    assert document["limits"]["max"] == {
+        "cpu": 0.5,
+        "memory": 1 << 20,
+        "pids": 8,
+        "io": {**nothing, "write_bps": 7},
+    }
+    assert (
+        document["limits"]["default"]
+        == document["limits"]["worker"]
+        == {
+            **dict.fromkeys(("cpu", "memory", "pids")),
+            "io": nothing,
+        }
+    )

@@ -27,6 +27,7 @@ from jobcluster_controller.domain.job import (
 )
 from jobcluster_controller.domain.query import JobFilter
 from jobcluster_controller.domain.states import Reason, State, WorkerState
+from jobcluster_controller.domain.worker import WorkerLimits
 from jobcluster_controller.store import IdempotencyKey, Repeat, Store, codec
 from jobcluster_controller.store.memory import MemoryStore
 from jobcluster_controller.store.sqlite import SqliteStore
@@ -73,6 +74,7 @@ def full_job() -> Job:
         stdin=b"",
         timeout_seconds=1.5,
         limits=Limits(cpu=0.5, io=IoLimits(read_bps=7)),
+        limits_default=Limits(memory=7, io=IoLimits(write_iops=8)),
         network="none",
         output=OutputOptions(1, "stop", False),
         worker_id="w1",
@@ -163,11 +165,17 @@ async def test_workers_come_back_as_they_were(store: Store) -> None:
         version="1",
         epoch=4,
         enforced={"io": Enforcement(False, "why")},
+        limits=WorkerLimits(Limits(cpu=0.5), Limits(memory=7, io=IoLimits(read_bps=9)), Limits(pids=3)),
         retired=("zero",),
     )
     await store.save(workers=[worker("w2"), known.evolve(state=WorkerState.READY)])
     await store.save(workers=[known])
     assert await store.workers() == [known, worker("w2")]
+
+
+def test_a_worker_kept_before_workers_told_their_limits_has_none() -> None:
+    row = codec.worker(worker(limits=WorkerLimits()))
+    assert "limits" not in row and codec.worker_from("w1", row).limits == WorkerLimits()
 
 
 async def test_active_jobs_come_oldest_first(store: Store) -> None:
