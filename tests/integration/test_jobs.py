@@ -191,6 +191,22 @@ def test_the_job_document_has_every_field_of_the_contract(cluster: Cluster) -> N
     )
 
 
+def test_a_running_job_tells_how_much_it_has_written_so_far(cluster: Cluster) -> None:
+    job = cluster.post({"command": "sh -c 'echo out; echo error >&2; exec sleep 600'"})
+    eventually(lambda: len(cluster.output(job["job_id"])) == 10, what="the output")
+    path = f"/v1/jobs/{job['job_id']}"
+    with cluster.client() as client:
+        eventually(lambda: client.get(path).json()["output"]["bytes"] == 10, what="its size in the job")
+        shown = client.get(path).json()
+        assert (shown["state"], shown["output"]["sha256"], shown["output"]["available"]) == (
+            "running",
+            None,
+            True,
+        )
+        assert shown["tasks"][0]["output"] == shown["output"]
+    cluster.stop_job(job["job_id"])
+
+
 def test_jobs_without_a_worker_id_spread_over_the_least_loaded(cluster: Cluster) -> None:
     jobs = [cluster.post({"command": "sleep 60"}) for _ in range(4)]
     try:

@@ -83,6 +83,19 @@ class Dispatcher:
         # No deadline: it ends with the task, by the reader, or when keepalive finds the worker dead.
         return link.stub().StreamJob(request, metadata=request_metadata())
 
+    async def query(
+        self, worker_id: str, request: worker_pb2.QueryJobRequest, seconds: float
+    ) -> worker_pb2.QueryJobResponse:
+        """A task as its worker sees it now.
+
+        :raises Unavailable: there is no link to that worker.
+        :raises grpc.aio.AioRpcError: it does not answer in that time, or has no such task.
+        """
+        link = self._links.get(worker_id)
+        if link is None:
+            raise Unavailable(f"worker {worker_id} is unreachable", retry_after=5.0)
+        return await link.stub().QueryJob(request, timeout=seconds, metadata=request_metadata())
+
     async def close(self) -> None:
         links = list(self._links.values())
         self._links.clear()

@@ -19,6 +19,7 @@ from .domain.job import Job, JobSpec, Task
 from .domain.query import JobFilter, OutputChunk, OutputCut, OutputEnd, OutputItem, OutputQuery, OutputStart
 from .domain.states import State, WorkerState
 from .domain.worker import Worker
+from .glances import Glances
 from .ledger import Ledger
 from .outputs import Outputs
 from .placement import Placement
@@ -87,6 +88,7 @@ class JobService:
         self._placement = Placement(ledger, registry, clock)
         self._reports = Reports(ledger, registry, dispatcher, self._placement, now)
         self._outputs = Outputs(ledger, registry, dispatcher, self._reports)
+        self._glances = Glances(dispatcher)
         self._in_flight: set[tuple[str, str, str]] = set()
         dispatcher.attach(self._reports)
         ledger.on_committed += [self._placement.committed, self._reports.committed]
@@ -138,6 +140,10 @@ class JobService:
         if job is None:
             raise NotFound(f"no such job: {job_id[:80]}")
         return self._presented(job)
+
+    async def observed(self, job: Job) -> Job:
+        """The job with what its running tasks use and have written at this moment, where their workers can tell."""
+        return await self._glances.at(job)
 
     async def get_on_worker(self, worker_id: str, job_id: str) -> Job:
         """:raises NotFound: no such job, or that worker holds no task of it."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from jobcluster.v1 import common_pb2
 from jobcluster_common.errors import Gone, NotFound, RangeNotSatisfiable, Unavailable
 from jobcluster_controller.core import Core, running
 from jobcluster_controller.domain.job import Job
@@ -92,6 +93,43 @@ async def test_a_job_is_started_and_its_end_recorded_and_acknowledged(core: Core
     assert (ended.state, ended.tasks[0].exit_code) == (State.FAILED, 7)
     await eventually(lambda: key(job) in twin.acknowledged)
     assert twin.starts == [key(job)]
+
+
+async def test_a_running_job_is_shown_with_what_it_uses_and_has_written_now(
+    core: Core, twin: WorkerTwin
+) -> None:
+    await register(core, twin)
+    job = await start(core)
+    await becomes(core, job, State.RUNNING)
+    status = twin.tasks[key(job)]
+    status.usage.cpu_seconds, status.output.merged.bytes = 1.5, 7
+    task = (await core.jobs.observed(await core.jobs.get(job.job_id))).tasks[0]
+    assert (task.state, task.usage.cpu_seconds, task.output.merged.bytes) == (State.RUNNING, 1.5, 7)
+    assert twin.queries == 1
+    await asyncio.gather(*(core.jobs.observed(job.with_task(task)) for _ in range(20)))
+    assert twin.queries <= 2  # many looks, one question
+
+
+async def test_an_end_that_is_not_durable_yet_is_not_shown_by_a_look(core: Core, twin: WorkerTwin) -> None:
+    await register(core, twin)
+    job = await start(core)
+    await becomes(core, job, State.RUNNING)
+    twin.tasks[key(job)] = common_pb2.TaskStatus(
+        job_id=job.job_id, attempt=1, state="succeeded", reason="exited"
+    )
+    held = await core.jobs.get(job.job_id)
+    assert await core.jobs.observed(held) == held
+
+
+async def test_a_worker_that_does_not_answer_leaves_the_job_as_it_was_told_of(
+    core: Core, twin: WorkerTwin
+) -> None:
+    await register(core, twin)
+    job = await start(core)
+    await becomes(core, job, State.RUNNING)
+    del twin.tasks[key(job)]
+    held = await core.jobs.get(job.job_id)
+    assert await core.jobs.observed(held) == held
 
 
 async def test_a_job_that_waits_for_the_worker_is_started_when_its_stream_is_up(

@@ -60,6 +60,7 @@ class WorkerTwin:
     acknowledged: set[Key] = field(default_factory=set)
     streams: int = 0
     readers: int = 0
+    queries: int = 0
     port: int = 0
 
     def __post_init__(self) -> None:
@@ -130,6 +131,7 @@ class WorkerTwin:
         return worker_pb2.StopJobResponse(state="stopping")
 
     async def QueryJob(self, request: worker_pb2.QueryJobRequest, context: Any) -> Any:
+        self.queries += 1
         task = self.tasks.get((request.job_id, request.task_rank, request.attempt))
         if task is None:
             raise NotFound(f"no such job here: {request.job_id}")

@@ -101,12 +101,16 @@ async def get_job(call: Call) -> ASGIApp:
 
     With ?wait the answer comes at its end, or after that many seconds.
     """
-    return answer(job_document(await _waited(call, await call.doors.jobs.get(call.path("job_id")))))
+    return await _shown(call, await call.doors.jobs.get(call.path("job_id")))
 
 
 async def get_job_on_worker(call: Call) -> ASGIApp:
     """A job, by the worker that holds a task of it"""
-    return answer(job_document(await _waited(call, await _on_worker(call))))
+    return await _shown(call, await _on_worker(call))
+
+
+async def _shown(call: Call, job: Job) -> ASGIApp:
+    return answer(job_document(await call.doors.jobs.observed(await _waited(call, job))))
 
 
 async def stop_job(call: Call) -> ASGIApp:

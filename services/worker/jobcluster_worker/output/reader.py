@@ -73,6 +73,11 @@ class OutputReader:
         """The stream's size in bytes, as of now."""
         return self._index.last().end_of(self.stream)
 
+    def sizes(self) -> dict[str, int]:
+        """The size of each stream in bytes, all as of one moment."""
+        last = self._index.last()
+        return {stream: last.end_of(stream) for stream in STREAMS}
+
     def sealed(self) -> dict[str, object] | None:
         """The ended task once its output is final, else None."""
         return self._index.end()

@@ -114,7 +114,7 @@ class Jobs:
         return "stopping" if entry is None else entry.task["state"]
 
     async def query(self, job_id: str, rank: int, attempt: int) -> Task:
-        """A task as it is now, with its usage so far.
+        """A task as it is now, with its usage and the size of its output so far.
 
         :raises NotFound: if there is no such task
         """
@@ -131,8 +131,7 @@ class Jobs:
         task = entry.task
         if entry.holder is not None and task["state"] != "starting":
             usage = await self._supervisors.usage(key, entry.holder)
-            if usage is not None:
-                return {**task, "usage": usage}
+            return {**task, "usage": usage or task["usage"], "output": self._remains.written(key, task)}
         return task
 
     def resolve(self, job_id: str, rank: int, attempt: int) -> TaskKey:

@@ -219,6 +219,9 @@ async def test_a_snapshot_of_a_running_job_ends_and_a_follower_hears_the_end(stu
     while not data:
         data, end = await read(stub, pb.StreamJobRequest(job_id="runs", snapshot=True))
     assert (data, end.complete, end.task.state) == (b"one\n", False, "running")
+    output = (await stub.QueryJob(pb.QueryJobRequest(job_id="runs"), timeout=SECONDS)).task.output
+    assert (output.merged.bytes, output.stdout.bytes, output.stderr.bytes) == (4, 4, 0)
+    assert (output.merged.sha256, output.available) == ("", True)
     stopped = await stub.StopJob(pb.StopJobRequest(job_id="runs", signal="SIGKILL"), timeout=SECONDS)
     assert stopped.state in ("running", "stopping", "stopped")
     data, end = await follower
