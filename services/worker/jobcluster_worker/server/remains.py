@@ -14,7 +14,17 @@ import structlog
 from jobcluster_worker.launcher import claims
 from jobcluster_worker.launcher.claims import Claim, claim_path, task_directory
 from jobcluster_worker.launcher.ends import end_log_path, read_ends
-from jobcluster_worker.launcher.shapes import Task, TaskKey, id_of, key_of, new_task, no_output
+from jobcluster_worker.launcher.shapes import (
+    OutputInfo,
+    StreamTotals,
+    Task,
+    TaskKey,
+    id_of,
+    key_of,
+    new_task,
+    no_output,
+)
+from jobcluster_worker.output.index import DamagedIndex
 from jobcluster_worker.output.log import DATA_NAME, OutputLog
 from jobcluster_worker.output.reader import OutputReader
 from jobcluster_worker.output.recovery import recover
@@ -57,6 +67,17 @@ class Remains:
 
     def directory(self, key: TaskKey) -> Path:
         return task_directory(self._data, key)
+
+    def written(self, key: TaskKey, task: Task) -> OutputInfo:
+        """The output of a task that runs, with what there is of it now."""
+        output = task["output"]
+        try:
+            with OutputReader(self.directory(key)) as reader:
+                sizes = reader.sizes()
+        except (OSError, DamagedIndex):
+            return output
+        totals = {stream: StreamTotals(bytes=size, sha256="") for stream, size in sizes.items()}
+        return {**output, "merged": totals["merged"], "stdout": totals["stdout"], "stderr": totals["stderr"]}
 
     def is_claimed(self, key: TaskKey) -> bool:
         return claim_path(self._data, key).is_symlink()
