@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 
 from tools import processes
 from tools.api import Api, ApiError
-from tools.host import HOST
+from tools.host import free_port
 from tools.local_cluster import ClusterError, Layout, LocalCluster
 
 WORKERS = 2
@@ -162,11 +161,6 @@ def show(cluster: LocalCluster, screen: Screen) -> None:
     show_enforced(workers, screen)
 
 
-def free_ports() -> tuple[int, int]:
-    with socket.create_server((HOST, 0)) as one, socket.create_server((HOST, 0)) as two:
-        return one.getsockname()[1], two.getsockname()[1]
-
-
 @contextlib.contextmanager
 def own_cluster() -> Iterator[LocalCluster]:
     """A cluster in a directory of its own; on leaving neither a process nor the directory is there.
@@ -176,9 +170,8 @@ def own_cluster() -> Iterator[LocalCluster]:
     directory = Path(tempfile.mkdtemp(prefix="jobcluster-demo-"))
     # Where no mount namespace is to be had (root in a plain container), tasks reach their directories by path.
     directory.chmod(0o711)
-    layout = Layout(
-        directory / "certs", directory / "run", directory / "state", directory / "settings", *free_ports()
-    )
+    folders = {name: directory / name for name in ("certs", "run", "state", "settings")}
+    layout = Layout(**folders, http_port=free_port(), grpc_port=free_port())
     cluster = LocalCluster(layout, WORKERS)
     try:
         cluster.start()

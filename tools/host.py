@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shlex
 import socket
 from collections.abc import Mapping
@@ -23,6 +24,20 @@ def port_is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def free_port() -> int:
+    """A port that nothing listens on, from below those that the kernel gives to connections and to port 0.
+
+    One of the kernel's own would be taken by any connection between this look and the server's bind.
+
+    :raises OSError: if none of a hundred is free.
+    """
+    for _ in range(100):
+        port = random.randrange(10_000, 32_000)
+        if port_is_free(port):
+            return port
+    raise OSError(f"none of a hundred ports tried on {HOST} is free")
 
 
 def toml(blocks: Mapping[str, Mapping[str, object]]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,10 @@ from typing import Any
 from testcontainers.compose import DockerCompose
 
 from tests.e2e.api import Api, wait_until
+from tools.host import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CERTS = "/var/lib/jobcluster-certs"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def docker(*arguments: str, seconds: float = 60) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
+
+from tools.host import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
@@ -32,11 +33,6 @@ def eventually(get: Callable[[], T], *, within: float = 30.0, what: str = "the s
         time.sleep(0.02)
         answer = get()
     return answer
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        return int(s.getsockname()[1])
 
 
 def processes() -> dict[int, tuple[int, str, str]]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cluster import REPOSITORY, free_port, marked
+from tests.integration.cluster import REPOSITORY, marked
+from tools.host import free_port
 from tools.local_cluster import Layout, LocalCluster
 
 HELLO = {"command": "bash", "path": "hello.sh", "args": ["again"]}

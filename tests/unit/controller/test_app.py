@@ -21,13 +21,10 @@ import pytest
 from jobcluster_common.certificates import make_ca, make_leaf, write_private
 from jobcluster_common.identity import CONTROLLER
 
+from tools.host import free_port
+
 TOKEN = "the-token-of-an-admin"
 COMMAND = [sys.executable, "-m", "jobcluster_controller"]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -265,22 +268,33 @@ async def test_an_end_that_is_not_committed_is_not_shown_and_can_be_told_again()
     assert (await core.jobs.get(job.job_id)).state is State.SUCCEEDED
 
 
+@contextmanager
+def another_writer(file: Path) -> Iterator[None]:
+    """Holds the database's write lock meanwhile."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.rollback()
+
+
 async def test_nothing_is_shown_or_sent_before_its_commit(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "c.db")
     core = await Core(store).load()
     await core.add_worker()
-    posting = asyncio.create_task(core.jobs.start(spec(), CALLER))
-    await asyncio.sleep(0)
-    (decided,) = core.ledger.active()
-    assert core.dispatcher.started == []
-    with pytest.raises(NotFound):
-        await core.jobs.get(decided.job_id)
+    with another_writer(tmp_path / "c.db"):  # the store's commit waits for it
+        posting = asyncio.create_task(core.jobs.start(spec(), CALLER))
+        await asyncio.sleep(0)
+        (decided,) = core.ledger.active()
+        assert core.dispatcher.started == []
+        with pytest.raises(NotFound):
+            await core.jobs.get(decided.job_id)
     job, _ = await posting
     assert len(core.dispatcher.started) == 1
-    ending = core.books.reported(
-        core.source(), [Report(job.job_id, Task(state=State.FAILED, reason=Reason.EXITED))]
-    )
-    assert (await core.jobs.get(job.job_id)).state is State.STARTING
+    with another_writer(tmp_path / "c.db"):
+        ending = core.books.reported(
+            core.source(), [Report(job.job_id, Task(state=State.FAILED, reason=Reason.EXITED))]
+        )
+        assert (await core.jobs.get(job.job_id)).state is State.STARTING
     assert ending is not None
     await ending
     assert (await core.jobs.get(job.job_id)).state is State.FAILED

@@ -49,3 +49,11 @@ def test_a_port_is_taken_while_somebody_listens() -> None:
         port = listener.getsockname()[1]
         assert not host.port_is_free(port)
     assert host.port_is_free(port)
+
+
+def test_a_free_port_is_none_that_the_kernel_gives_to_connections() -> None:
+    with socket.create_server((host.HOST, 0)) as given:
+        assert host.free_port() < given.getsockname()[1]
+    port = host.free_port()
+    with socket.create_server((host.HOST, port)):
+        assert not host.port_is_free(port)
