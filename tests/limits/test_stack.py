@@ -158,3 +158,20 @@ def test_nothing_is_left_of_ended_jobs(stack: Cluster) -> None:
     job = stack.run({"command": "true"})
     eventually(lambda: not [p for p in GROUPS.rglob(f"*{job['job_id']}*") if p.is_dir()], what="no group")
     assert [p for p in GROUPS.rglob("jobs/*") if p.is_dir()] == []
+
+
+def test_a_running_job_shows_what_the_kernel_has_counted_for_it_so_far(stack: Cluster) -> None:
+    job = stack.post(python("print(1, flush=True)\nwhile True: pass", timeout_seconds=60))
+
+    def seen() -> dict[str, Any]:
+        with stack.client() as client:
+            found: dict[str, Any] = client.get(f"/v1/jobs/{job['job_id']}").json()
+        return found
+
+    eventually(lambda: (seen()["usage"]["cpu_seconds"] or 0) > 0.2, what="cpu_seconds")
+    now = seen()
+    assert now["state"] == "running" and now["usage"]["memory_peak_bytes"] > 0, now["usage"]
+    assert now["usage"]["pids_peak"] == 1 and now["usage"]["oom_kills"] == 0
+    eventually(lambda: seen()["output"]["bytes"] == 2, what="the size of its output")
+    ended = stack.stop_job(job["job_id"])
+    assert ended["usage"]["cpu_seconds"] >= now["usage"]["cpu_seconds"]
