@@ -127,12 +127,19 @@ def _check(request: pb.StartJobRequest, job_id: str, words: list[str], faults: l
         faults.append(Fault("/job_id", "letters, digits, '.', '_' and '-', 128 at most"))
     if not faults and not words and not request.path:
         faults.append(Fault("/command", "command or path is needed"))
-    if ".." in request.path.split("/"):
-        faults.append(Fault("/path", f"leads out of its directory: {request.path!r}"))
+    for name, path in (("/path", request.path), ("/cwd", request.cwd)):
+        if ".." in path.split("/"):
+            faults.append(Fault(name, f"leads out of its directory: {path!r}"))
+    if any(not name or "=" in name for name in request.env):
+        faults.append(Fault("/env", "a name is empty, or has ="))
     if request.network not in ("", "host", "none"):
         faults.append(Fault("/network", f"host or none, not {request.network!r}"))
     if request.output.on_limit not in ("", "truncate", "stop"):
         faults.append(Fault("/output/on_limit", f"truncate or stop, not {request.output.on_limit!r}"))
+    if request.limits.oom not in ("", "group", "process"):
+        faults.append(Fault("/limits/oom", f"group or process, not {request.limits.oom!r}"))
+    if not 0 <= request.limits.cpu < float("inf"):
+        faults.append(Fault("/limits/cpu", "a number of cores"))
     if not 0 <= request.timeout_seconds < float("inf"):
         faults.append(Fault("/timeout_seconds", "a number of seconds"))
     texts = {"/command": words, "/path": [request.path], "/args": request.args, "/cwd": [request.cwd]}

@@ -107,7 +107,7 @@ class Jobs:
         if not keys:
             ended = self._ended(job_id, rank, attempt)
             if ended is None:
-                raise NotFound(f"no job {job_id} on this worker")
+                raise NotFound(f"no job {job_id[:128]} on this worker")
             return ended["state"]
         await asyncio.gather(*(self._stop(key, signal, grace_seconds, reason) for key in keys))
         entry = self._table.get(keys[0])
@@ -127,7 +127,7 @@ class Jobs:
         if ended is not None:
             return ended
         if entry is None:
-            raise NotFound(f"no job {job_id} on this worker")
+            raise NotFound(f"no job {job_id[:128]} on this worker")
         task = entry.task
         if entry.holder is not None and task["state"] != "starting":
             usage = await self._supervisors.usage(key, entry.holder)
@@ -144,7 +144,7 @@ class Jobs:
             found = [key for key in here if key[1] == rank and attempt in (0, key[2])]
             if found:
                 return max(found)
-        raise NotFound(f"no job {job_id} on this worker")
+        raise NotFound(f"no job {job_id[:128]} on this worker")
 
     def acknowledge(self, keys: Iterable[TaskKey]) -> None:
         """The ends of these are durable at the controller."""
