@@ -36,12 +36,14 @@ def main(arguments: Sequence[str]) -> int:
     """The exit code; one line on stderr where it is 2."""
     parser = argparse.ArgumentParser(prog="launcher")
     parser.add_argument("--bootstrap-fd", type=int, required=True)
+    where = "jobcluster-worker"
     try:
         bootstrap = Bootstrap.from_fd(parser.parse_args(arguments).bootstrap_fd)
+        where = bootstrap.settings_file or where
         configure(bootstrap.log_format, bootstrap.log_level)
         return _run(bootstrap)
     except (CannotStart, ValueError, OSError, uids.NoUids) as error:
-        sys.stderr.write(f"jobcluster-worker: {error}\n")
+        sys.stderr.write(f"{where}: {error}\n")
         return _FAULT
 
 
@@ -55,11 +57,14 @@ def _run(bootstrap: Bootstrap) -> int:
     processes.become_subreaper()
     run_directory = None
     try:
-        _require(bootstrap, enforced)
+        missing = _require(bootstrap, enforced)
         run_directory = _make_run_directory(lock)
         hidden = dataclasses.replace(bootstrap, hide=[*bootstrap.hide, run_directory.path])
         site = Site(hidden, tree, cast(dict[str, Enforcement], enforced))
         launcher = Launcher(site, run_directory, secrets.token_hex(8), _reserve_uids(), lock)
+        _redirect(bootstrap.log_file)
+        if missing:
+            note("not_enforced", "warning", **missing)
         # What is there now is never collected, so that the supervisors go on sharing its pages.
         gc.freeze()
         return launcher.run()
@@ -99,7 +104,29 @@ def _make_run_directory(lock: int) -> RunDirectory:
     return made
 
 
-def _require(bootstrap: Bootstrap, enforced: Enforced) -> None:
+def _redirect(log_file: str) -> None:
+    """From now on what launcher and supervisors say is in the worker's log. Until now it was for who started it.
+
+    :raises CannotStart: it cannot be opened.
+    """
+    if not log_file:
+        return
+    try:
+        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CannotStart(
+            f"jobs.log_file: {log_file} cannot be opened: {error.strerror}; name a file this user can write"
+        ) from None
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _require(bootstrap: Bootstrap, enforced: Enforced) -> dict[str, str]:
+    """What cannot be enforced, and why.
+
+    :raises CannotStart: it must be.
+    """
     missing = {name: state["why"] for name, state in enforced.items() if not state["ok"]}
     fatal = [name for name in _REQUIRED if name in missing]
     if bootstrap.limits_require and fatal:
@@ -107,8 +134,7 @@ def _require(bootstrap: Bootstrap, enforced: Enforced) -> None:
             f"limits.require: {', '.join(fatal)} cannot be limited here: {missing[fatal[0]]}; or set"
             " limits.require = false (JOBCLUSTER_LIMITS__REQUIRE=false) to run jobs without these limits"
         )
-    if missing:
-        note("not_enforced", "warning", **missing)
+    return missing
 
 
 def _reserve_uids() -> uids.Block | None:

@@ -83,11 +83,14 @@ class Remains:
         return claim_path(self._data, key).is_symlink()
 
     def attempts(self, job_id: str) -> list[TaskKey]:
-        """All attempts of a job that have a directory here, in the order of rank and attempt."""
+        """All attempts of a job that have a directory here, in the order of rank and attempt.
+
+        :raises OSError: it cannot be looked at; which does not mean that there is none
+        """
         found = []
         try:
             names = [path.name for path in (self._data / "jobs" / job_id).iterdir()]
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return []
         for name in names:
             rank, _, attempt = name.partition(".")

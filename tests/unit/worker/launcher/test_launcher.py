@@ -262,6 +262,33 @@ def test_a_sigterm_at_any_moment_of_the_start_ends_the_worker_soon(
     assert end_of_launcher(worker) < 4
 
 
+def test_what_launcher_and_supervisors_say_is_in_the_workers_log(
+    begin: Callable[..., Worker], tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    worker = begin(log_file=str(log))
+    wait_until(lambda: worker.server_starts, "a server")
+    worker.process.send_signal(signal.SIGTERM)
+    assert end_of_launcher(worker) < 4
+    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert [e for e in events if e.startswith("launcher_")] == [
+        "launcher_started",
+        "launcher_stopping",
+        "launcher_stopped",
+    ]
+    assert worker.errors.read_text() == ""
+
+
+def test_a_log_that_cannot_be_opened_is_said_before_anything_is_started(begin: Callable[..., Worker]) -> None:
+    worker = begin(log_file="/no/such/directory/worker.log")
+    assert worker.process.wait(20) == 2
+    (line,) = worker.errors.read_text().splitlines()
+    assert line.startswith(
+        "jobcluster-worker: jobs.log_file: /no/such/directory/worker.log cannot be opened: "
+    )
+    assert not worker.server_starts
+
+
 def test_two_launchers_never_share_a_state(begin: Callable[..., Worker]) -> None:
     worker = begin()
     wait_until(lambda: worker.server_starts, "a server")

@@ -157,4 +157,8 @@ def test_attempts_are_listed_in_order_and_strange_names_are_passed_over(disk: Di
         (disk.data / "jobs" / "job" / name).mkdir(parents=True, exist_ok=True)
     assert disk.remains.attempts("job") == [("job", 2, 9), ("job", 2, 11), ("job", 10, 1)]
     assert disk.remains.attempts("none") == []
+    # Its directory cannot be looked at: that it has none must not be said.
+    (disk.data / "jobs" / "loop").symlink_to("loop")
+    with pytest.raises(OSError):
+        disk.remains.attempts("loop")
     assert disk.remains.end_of(("job", 2, 9)) is None
