@@ -89,6 +89,7 @@ def bootstrap(settings: WorkerSettings, config: Path | None) -> dict[str, object
     secret += [p for p in (config, settings.auth.join, settings.grpc_server.key_file) if p is not None]
     return {
         "server_argv": server,
+        "settings_file": _text(config),
         "state_directory": str(settings.worker.state_directory),
         "data_directory": str(settings.data_directory),
         "template_directory": _text(settings.jobs.template_directory),

@@ -147,6 +147,7 @@ def test_the_launcher_is_told_all_it_needs_and_what_jobs_must_not_see(
         "--config",
         str(config),
     ]
+    assert told["settings_file"] == str(config)
     assert told["hide"] == [
         str(tmp_path / name) for name in ("state", "state/data", "worker.toml", "join.token")
     ]

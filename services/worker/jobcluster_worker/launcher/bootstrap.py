@@ -14,6 +14,8 @@ class Bootstrap:
     """Seconds are float, sizes bytes, paths absolute. ``limits_worker`` are the limits of all jobs together."""
 
     server_argv: list[str]
+    settings_file: str = field(default="", kw_only=True)
+    """For what is said at the start; the launcher does not read it."""
     state_directory: Path
     data_directory: Path
     template_directory: Path | None = None
@@ -37,6 +39,7 @@ class Bootstrap:
             template = given.get("template_directory")
             return cls(
                 server_argv=[str(word) for word in given["server_argv"]],
+                settings_file=str(given.get("settings_file") or ""),
                 state_directory=Path(given["state_directory"]),
                 data_directory=Path(given["data_directory"]),
                 template_directory=Path(template) if template else None,

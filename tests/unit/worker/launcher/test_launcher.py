@@ -290,11 +290,13 @@ def test_a_log_that_cannot_be_opened_is_said_before_anything_is_started(begin: C
 
 
 def test_two_launchers_never_share_a_state(begin: Callable[..., Worker]) -> None:
-    worker = begin()
+    worker = begin(settings_file="/etc/jobcluster/worker.toml")
     wait_until(lambda: worker.server_starts, "a server")
     other = worker._begin("clean", None)
     assert other.wait(20) == 2
-    assert "another worker runs with it" in worker.errors.read_text()
+    last = worker.errors.read_text().splitlines()[-1]
+    assert last.startswith("/etc/jobcluster/worker.toml: worker.state_directory: ")
+    assert "another worker runs with it" in last
 
 
 # --- rest
