@@ -1,4 +1,5 @@
 import struct
+from pathlib import Path
 
 import pytest
 from jobcluster_worker.sandbox import libc, seccomp
@@ -25,6 +26,14 @@ def answer(program: bytes, nr: int, arch: int, args: tuple[int, ...] = ()) -> in
             return int(k)
 
 
+def numbers_of(machine: str) -> dict[str, int]:
+    """By the kernel's own headers."""
+    column = 1 if machine == "x86_64" else 2
+    lines = Path(__file__).with_name("syscalls.txt").read_text().splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
+
+
 MACHINES = pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 READ = {"x86_64": 0, "aarch64": 63}
 CLONE = {"x86_64": 56, "aarch64": 220}
@@ -38,6 +47,20 @@ def test_each_call_on_the_list_is_refused_and_an_ordinary_one_is_not(machine: st
     assert len(numbers) > 40
     assert {answer(program, number, arch) for number in numbers} == {EPERM}
     assert answer(program, READ[machine], arch) == seccomp.ALLOW
+
+
+@MACHINES
+def test_the_filter_refuses_those_calls_that_the_kernels_headers_give_these_numbers(machine: str) -> None:
+    kernel, arch = numbers_of(machine), seccomp.AUDIT_ARCH[machine]
+    denied = {name: kernel[name] for name, *_ in seccomp.DENIED if name in kernel}
+    assert sorted(denied.values()) == sorted(seccomp.denied_numbers(machine))
+    program = seccomp.program(machine)
+    refused = {nr for nr in range(1024) if answer(program, nr, arch) == EPERM}
+    assert refused == set(denied.values())
+    asked = (kernel["clone"], kernel["clone3"], kernel["seccomp"])
+    assert asked == (CLONE[machine], seccomp.CLONE3, SECCOMP[machine])
+    assert {name: kernel[name] for name in libc._NUMBERS[machine]} == libc._NUMBERS[machine]
+    assert {name: kernel[name] for name in libc._COMMON} == libc._COMMON
 
 
 @MACHINES
