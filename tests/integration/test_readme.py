@@ -33,6 +33,7 @@ def test_the_curl_examples_run_in_one_shell_and_show_what_they_promise(cluster: 
         ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, done.stderr + done.stdout
+    assert "Hello world, from bash." in done.stdout
     assert '"state":"succeeded"' in done.stdout.replace(" ", "")
     assert "\n0\n1\n2\n" in done.stdout or "}0\n1\n2\n" in done.stdout
     assert "step 3 of 3" in done.stdout
