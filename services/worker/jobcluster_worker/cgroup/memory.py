@@ -34,6 +34,12 @@ def parse_oom_group(text: str) -> str:
 
 
 def parse_events(text: str) -> dict[str, int]:
-    """oom_kills: processes of this very group that the OOM killer took."""
+    """oom_kills: processes of this very group that the OOM killer took.
+
+    The kernel documents oom_kill as just that. But a kill of the whole group (memory.oom.group) takes the victim first
+    and then every member, the victim among them, and counts it both times (mm/oom_kill.c; 2 for one process and 5 for
+    four on Linux 6.1). oom_group_kill, since 5.17, tells how often that was.
+    """
     counters = dict(line.split() for line in text.splitlines() if line)
-    return {"oom_kills": int(counters["oom_kill"])}
+    kills = int(counters["oom_kill"])
+    return {"oom_kills": max(kills - int(counters.get("oom_group_kill", 0)), min(kills, 1))}

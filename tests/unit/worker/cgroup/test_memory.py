@@ -31,5 +31,13 @@ def test_files_are_read_back() -> None:
     assert [memory.parse_oom_group(text) for text in ("1\n", "0\n")] == ["group", "process"]
 
 
+def test_a_group_kill_counts_its_victim_twice_and_we_once() -> None:
+    alone = "low 0\nhigh 0\nmax 35\noom 1\noom_kill 2\noom_group_kill 1\n"
+    of_four = "low 0\nhigh 0\nmax 18\noom 1\noom_kill 5\noom_group_kill 1\n"
+    assert [memory.parse_events(text)["oom_kills"] for text in (alone, of_four)] == [1, 4]
+    assert memory.parse_events("oom_kill 0\noom_group_kill 0\n") == {"oom_kills": 0}
+    assert memory.parse_events("oom_kill 1\noom_group_kill 1\n") == {"oom_kills": 1}  # a kill is never none
+
+
 def test_oom_kills_are_the_kills_not_the_times_memory_was_short() -> None:
     assert memory.parse_events(MEMORY_EVENTS) == {"oom_kills": 1}
