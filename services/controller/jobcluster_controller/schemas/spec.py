@@ -70,7 +70,7 @@ class Limits(Closed):
     cpu: Annotated[float, Field(gt=0, le=65536), _enough("cpu")] | None = Field(
         None, description="cores, 0.01 or more"
     )
-    memory: Annotated[Size, _enough("memory")] | None = Field(None, description="bytes, 1 MiB or more")
+    memory: Annotated[Size, _enough("memory")] | None = Field(None, description="bytes, 2 MiB or more")
     pids: Annotated[int, Field(ge=1, le=4194304), WHOLE] | None = Field(
         None, description="processes and threads"
     )

@@ -195,12 +195,12 @@ def test_a_file_name_is_told_what_is_wrong_with_it(name: str, words: str) -> Non
         (
             {"memory": "4KiB", "pids": 0},
             {
-                "/limits/memory": "4KiB is too little to work with: at least 1MiB is needed;"
+                "/limits/memory": "4KiB is too little to work with: at least 2MiB is needed;"
                 " a number without a unit is in bytes",
                 "/limits/pids": "must be greater than or equal to 1",
             },
         ),
-        ({"memory": 256}, {"/limits/memory": "256 is too little to work with: at least 1MiB is needed;"
+        ({"memory": 256}, {"/limits/memory": "256 is too little to work with: at least 2MiB is needed;"
                            " a number without a unit is in bytes"}),
     ],
 )  # fmt: skip
@@ -211,9 +211,9 @@ def test_limits_that_cannot_work_are_refused_with_what_would(
 
 
 def test_the_least_limits_that_can_work_are_accepted() -> None:
-    least = {"cpu": 0.01, "memory": "1MiB", "pids": 1, "io": {"read_bps": 1, "write_iops": 1}}
+    least = {"cpu": 0.01, "memory": "2MiB", "pids": 1, "io": {"read_bps": 1, "write_iops": 1}}
     assert parse_job_spec({"command": "x", "limits": least}).limits == Limits(
-        0.01, 1 << 20, 1, IoLimits(read_bps=1, write_iops=1)
+        0.01, 2 << 20, 1, IoLimits(read_bps=1, write_iops=1)
     )
 
 
