@@ -178,6 +178,7 @@ def test_the_job_document_has_every_field_of_the_contract(cluster: Cluster) -> N
         "pids_peak",
         "cpu_throttled_seconds",
         "oom_kills",
+        *(f"{what}_pressure_{who}_seconds" for what in ("cpu", "memory", "io") for who in ("some", "full")),
     }
     assert job["output"]["bytes"] == 8 and len(job["output"]["sha256"]) == 64 and job["output"]["available"]
     assert job["output"]["dropped_bytes"] == 0 and job["output"]["path"] and job["output"]["log_path"]

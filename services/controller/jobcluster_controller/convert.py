@@ -125,22 +125,8 @@ def limits_from_pb(limits: common_pb2.Limits) -> Limits:
 
 
 def _usage(usage: common_pb2.Usage) -> Usage:
-    def value(name: str) -> float | None:
-        return getattr(usage, name) if usage.HasField(name) else None  # type: ignore[arg-type]
-
-    def count(name: str) -> int | None:
-        found = value(name)
-        return None if found is None else int(found)
-
-    return Usage(
-        cpu_seconds=value("cpu_seconds"),
-        memory_peak_bytes=count("memory_peak_bytes"),
-        io_read_bytes=count("io_read_bytes"),
-        io_write_bytes=count("io_write_bytes"),
-        pids_peak=count("pids_peak"),
-        cpu_throttled_seconds=value("cpu_throttled_seconds"),
-        oom_kills=count("oom_kills"),
-    )
+    # Only what is there: a field that is not, nobody could measure.
+    return Usage(**{field.name: value for field, value in usage.ListFields()})
 
 
 def _output(output: common_pb2.OutputInfo) -> Output:

@@ -114,6 +114,12 @@ class Usage:
     pids_peak: int | None = None
     cpu_throttled_seconds: float | None = None
     oom_kills: int | None = None
+    cpu_pressure_some_seconds: float | None = None
+    cpu_pressure_full_seconds: float | None = None
+    memory_pressure_some_seconds: float | None = None
+    memory_pressure_full_seconds: float | None = None
+    io_pressure_some_seconds: float | None = None
+    io_pressure_full_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

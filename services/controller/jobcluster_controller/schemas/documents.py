@@ -75,7 +75,10 @@ class JobLimits(Closed):
 
 
 class UsageDocument(Closed):
-    """From the kernel's counters; null = nobody can measure it there."""
+    """From the kernel's counters; null = nobody can measure it there.
+
+    Pressure: for how long some, or all, of the task's processes stood still for want of CPU, memory or IO (PSI).
+    """
 
     model_config = ConfigDict(title="Usage")
 
@@ -86,6 +89,12 @@ class UsageDocument(Closed):
     pids_peak: int | None
     cpu_throttled_seconds: float | None
     oom_kills: int | None
+    cpu_pressure_some_seconds: float | None
+    cpu_pressure_full_seconds: float | None
+    memory_pressure_some_seconds: float | None
+    memory_pressure_full_seconds: float | None
+    io_pressure_some_seconds: float | None
+    io_pressure_full_seconds: float | None
 
 
 class OutputDocument(Closed):

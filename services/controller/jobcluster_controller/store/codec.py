@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -159,15 +160,7 @@ _TASK = (
     "signal",
 )
 _NO_TASK = Task()
-_USAGE = (
-    "cpu_seconds",
-    "memory_peak_bytes",
-    "io_read_bytes",
-    "io_write_bytes",
-    "pids_peak",
-    "cpu_throttled_seconds",
-    "oom_kills",
-)
+_USAGE = tuple(f.name for f in fields(Usage))
 _NO_USAGE = Usage()
 _WORKER_LIMITS = ("default", "max", "worker")
 _IO = ("read_bps", "write_bps", "read_iops", "write_iops")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from jobcluster_worker.cgroup import cpu, device, files, io, memory, pids
+from jobcluster_worker.cgroup import cpu, device, files, io, memory, pids, pressure
 
 Enforcement = dict[str, dict[str, Any]]
 _ROUNDS: Final = 20
@@ -117,6 +117,7 @@ class Leaf:
             "io_read_bytes": None,
             "io_write_bytes": None,
             "pids_peak": None if pids_peak is None else int(pids_peak),
+            **pressure.parse({name: self._read_pressure(name) for name in pressure.RESOURCES}),
         }
         if cpu_stat is not None:
             counted |= cpu.parse_stat(cpu_stat)
@@ -127,6 +128,12 @@ class Leaf:
                 io_stat, [name for name in io.devices_of(io_stat) if device.is_stacked(name)]
             )
         return counted
+
+    def _read_pressure(self, resource: str) -> str | None:
+        try:
+            return files.read(self.path / pressure.file_of(resource))
+        except OSError:  # EOPNOTSUPP: the kernel can, and was told not to
+            return None
 
     def close(self) -> None:
         """Closes our descriptors; the leaf stays."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal, NotRequired, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypedDict, cast
 
 State = Literal["starting", "running", "stopping", "succeeded", "failed", "stopped", "lost"]
 
@@ -92,6 +92,12 @@ class Usage(TypedDict):
     pids_peak: int | None
     cpu_throttled_seconds: float | None
     oom_kills: int | None
+    cpu_pressure_some_seconds: float | None
+    cpu_pressure_full_seconds: float | None
+    memory_pressure_some_seconds: float | None
+    memory_pressure_full_seconds: float | None
+    io_pressure_some_seconds: float | None
+    io_pressure_full_seconds: float | None
 
 
 class StreamTotals(TypedDict):
@@ -135,15 +141,7 @@ class Task(TypedDict):
 
 def no_usage() -> Usage:
     """Usage of which nothing could be measured."""
-    return {
-        "cpu_seconds": None,
-        "memory_peak_bytes": None,
-        "io_read_bytes": None,
-        "io_write_bytes": None,
-        "pids_peak": None,
-        "cpu_throttled_seconds": None,
-        "oom_kills": None,
-    }
+    return cast(Usage, dict.fromkeys(Usage.__annotations__))
 
 
 def no_output(path: str = "", log_path: str = "", available: bool = False) -> OutputInfo:

@@ -19,15 +19,7 @@ if TYPE_CHECKING:
     from jobcluster_worker.launcher.shapes import Limits, Usage
 
 ARGUMENTS_MAX = 128 * 1024
-_USAGE = (
-    "cpu_seconds",
-    "memory_peak_bytes",
-    "io_read_bytes",
-    "io_write_bytes",
-    "pids_peak",
-    "cpu_throttled_seconds",
-    "oom_kills",
-)
+_USAGE = tuple(common.Usage.DESCRIPTOR.fields_by_name)
 
 
 def task_to_proto(task: Task) -> common.TaskStatus:
@@ -61,7 +53,7 @@ def task_to_proto(task: Task) -> common.TaskStatus:
 
 
 def usage_to_proto(usage: Usage) -> common.Usage:
-    known: dict[str, Any] = {name: usage.get(name) for name in _USAGE}
+    known: dict[str, Any] = {name: usage.get(name) for name in _USAGE}  # an older supervisor tells fewer
     return common.Usage(**{name: value for name, value in known.items() if value is not None})
 
 

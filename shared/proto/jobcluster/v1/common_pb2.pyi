@@ -128,6 +128,12 @@ class Usage(_message.Message):
     PIDS_PEAK_FIELD_NUMBER: _builtins.int
     CPU_THROTTLED_SECONDS_FIELD_NUMBER: _builtins.int
     OOM_KILLS_FIELD_NUMBER: _builtins.int
+    CPU_PRESSURE_SOME_SECONDS_FIELD_NUMBER: _builtins.int
+    CPU_PRESSURE_FULL_SECONDS_FIELD_NUMBER: _builtins.int
+    MEMORY_PRESSURE_SOME_SECONDS_FIELD_NUMBER: _builtins.int
+    MEMORY_PRESSURE_FULL_SECONDS_FIELD_NUMBER: _builtins.int
+    IO_PRESSURE_SOME_SECONDS_FIELD_NUMBER: _builtins.int
+    IO_PRESSURE_FULL_SECONDS_FIELD_NUMBER: _builtins.int
     cpu_seconds: _builtins.float
     memory_peak_bytes: _builtins.int
     io_read_bytes: _builtins.int
@@ -135,6 +141,13 @@ class Usage(_message.Message):
     pids_peak: _builtins.int
     cpu_throttled_seconds: _builtins.float
     oom_kills: _builtins.int
+    cpu_pressure_some_seconds: _builtins.float
+    """Pressure stall information: for how long some, or all, of its processes stood still for want of a resource."""
+    cpu_pressure_full_seconds: _builtins.float
+    memory_pressure_some_seconds: _builtins.float
+    memory_pressure_full_seconds: _builtins.float
+    io_pressure_some_seconds: _builtins.float
+    io_pressure_full_seconds: _builtins.float
     def __init__(
         self,
         *,
@@ -145,35 +158,65 @@ class Usage(_message.Message):
         pids_peak: _builtins.int | None = ...,
         cpu_throttled_seconds: _builtins.float | None = ...,
         oom_kills: _builtins.int | None = ...,
+        cpu_pressure_some_seconds: _builtins.float | None = ...,
+        cpu_pressure_full_seconds: _builtins.float | None = ...,
+        memory_pressure_some_seconds: _builtins.float | None = ...,
+        memory_pressure_full_seconds: _builtins.float | None = ...,
+        io_pressure_some_seconds: _builtins.float | None = ...,
+        io_pressure_full_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_seconds", b"_cpu_seconds", "_cpu_throttled_seconds", b"_cpu_throttled_seconds", "_io_read_bytes", b"_io_read_bytes", "_io_write_bytes", b"_io_write_bytes", "_memory_peak_bytes", b"_memory_peak_bytes", "_oom_kills", b"_oom_kills", "_pids_peak", b"_pids_peak", "cpu_seconds", b"cpu_seconds", "cpu_throttled_seconds", b"cpu_throttled_seconds", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "memory_peak_bytes", b"memory_peak_bytes", "oom_kills", b"oom_kills", "pids_peak", b"pids_peak"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_pressure_full_seconds", b"_cpu_pressure_full_seconds", "_cpu_pressure_some_seconds", b"_cpu_pressure_some_seconds", "_cpu_seconds", b"_cpu_seconds", "_cpu_throttled_seconds", b"_cpu_throttled_seconds", "_io_pressure_full_seconds", b"_io_pressure_full_seconds", "_io_pressure_some_seconds", b"_io_pressure_some_seconds", "_io_read_bytes", b"_io_read_bytes", "_io_write_bytes", b"_io_write_bytes", "_memory_peak_bytes", b"_memory_peak_bytes", "_memory_pressure_full_seconds", b"_memory_pressure_full_seconds", "_memory_pressure_some_seconds", b"_memory_pressure_some_seconds", "_oom_kills", b"_oom_kills", "_pids_peak", b"_pids_peak", "cpu_pressure_full_seconds", b"cpu_pressure_full_seconds", "cpu_pressure_some_seconds", b"cpu_pressure_some_seconds", "cpu_seconds", b"cpu_seconds", "cpu_throttled_seconds", b"cpu_throttled_seconds", "io_pressure_full_seconds", b"io_pressure_full_seconds", "io_pressure_some_seconds", b"io_pressure_some_seconds", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "memory_peak_bytes", b"memory_peak_bytes", "memory_pressure_full_seconds", b"memory_pressure_full_seconds", "memory_pressure_some_seconds", b"memory_pressure_some_seconds", "oom_kills", b"oom_kills", "pids_peak", b"pids_peak"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_seconds", b"_cpu_seconds", "_cpu_throttled_seconds", b"_cpu_throttled_seconds", "_io_read_bytes", b"_io_read_bytes", "_io_write_bytes", b"_io_write_bytes", "_memory_peak_bytes", b"_memory_peak_bytes", "_oom_kills", b"_oom_kills", "_pids_peak", b"_pids_peak", "cpu_seconds", b"cpu_seconds", "cpu_throttled_seconds", b"cpu_throttled_seconds", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "memory_peak_bytes", b"memory_peak_bytes", "oom_kills", b"oom_kills", "pids_peak", b"pids_peak"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_pressure_full_seconds", b"_cpu_pressure_full_seconds", "_cpu_pressure_some_seconds", b"_cpu_pressure_some_seconds", "_cpu_seconds", b"_cpu_seconds", "_cpu_throttled_seconds", b"_cpu_throttled_seconds", "_io_pressure_full_seconds", b"_io_pressure_full_seconds", "_io_pressure_some_seconds", b"_io_pressure_some_seconds", "_io_read_bytes", b"_io_read_bytes", "_io_write_bytes", b"_io_write_bytes", "_memory_peak_bytes", b"_memory_peak_bytes", "_memory_pressure_full_seconds", b"_memory_pressure_full_seconds", "_memory_pressure_some_seconds", b"_memory_pressure_some_seconds", "_oom_kills", b"_oom_kills", "_pids_peak", b"_pids_peak", "cpu_pressure_full_seconds", b"cpu_pressure_full_seconds", "cpu_pressure_some_seconds", b"cpu_pressure_some_seconds", "cpu_seconds", b"cpu_seconds", "cpu_throttled_seconds", b"cpu_throttled_seconds", "io_pressure_full_seconds", b"io_pressure_full_seconds", "io_pressure_some_seconds", b"io_pressure_some_seconds", "io_read_bytes", b"io_read_bytes", "io_write_bytes", b"io_write_bytes", "memory_peak_bytes", b"memory_peak_bytes", "memory_pressure_full_seconds", b"memory_pressure_full_seconds", "memory_pressure_some_seconds", b"memory_pressure_some_seconds", "oom_kills", b"oom_kills", "pids_peak", b"pids_peak"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cpu_pressure_full_seconds: _TypeAlias = _typing.Literal["cpu_pressure_full_seconds"]  # noqa: Y015
+    _WhichOneofArgType__cpu_pressure_full_seconds: _TypeAlias = _typing.Literal["_cpu_pressure_full_seconds", b"_cpu_pressure_full_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__cpu_pressure_some_seconds: _TypeAlias = _typing.Literal["cpu_pressure_some_seconds"]  # noqa: Y015
+    _WhichOneofArgType__cpu_pressure_some_seconds: _TypeAlias = _typing.Literal["_cpu_pressure_some_seconds", b"_cpu_pressure_some_seconds"]  # noqa: Y015
     _WhichOneofReturnType__cpu_seconds: _TypeAlias = _typing.Literal["cpu_seconds"]  # noqa: Y015
     _WhichOneofArgType__cpu_seconds: _TypeAlias = _typing.Literal["_cpu_seconds", b"_cpu_seconds"]  # noqa: Y015
     _WhichOneofReturnType__cpu_throttled_seconds: _TypeAlias = _typing.Literal["cpu_throttled_seconds"]  # noqa: Y015
     _WhichOneofArgType__cpu_throttled_seconds: _TypeAlias = _typing.Literal["_cpu_throttled_seconds", b"_cpu_throttled_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__io_pressure_full_seconds: _TypeAlias = _typing.Literal["io_pressure_full_seconds"]  # noqa: Y015
+    _WhichOneofArgType__io_pressure_full_seconds: _TypeAlias = _typing.Literal["_io_pressure_full_seconds", b"_io_pressure_full_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__io_pressure_some_seconds: _TypeAlias = _typing.Literal["io_pressure_some_seconds"]  # noqa: Y015
+    _WhichOneofArgType__io_pressure_some_seconds: _TypeAlias = _typing.Literal["_io_pressure_some_seconds", b"_io_pressure_some_seconds"]  # noqa: Y015
     _WhichOneofReturnType__io_read_bytes: _TypeAlias = _typing.Literal["io_read_bytes"]  # noqa: Y015
     _WhichOneofArgType__io_read_bytes: _TypeAlias = _typing.Literal["_io_read_bytes", b"_io_read_bytes"]  # noqa: Y015
     _WhichOneofReturnType__io_write_bytes: _TypeAlias = _typing.Literal["io_write_bytes"]  # noqa: Y015
     _WhichOneofArgType__io_write_bytes: _TypeAlias = _typing.Literal["_io_write_bytes", b"_io_write_bytes"]  # noqa: Y015
     _WhichOneofReturnType__memory_peak_bytes: _TypeAlias = _typing.Literal["memory_peak_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_peak_bytes: _TypeAlias = _typing.Literal["_memory_peak_bytes", b"_memory_peak_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__memory_pressure_full_seconds: _TypeAlias = _typing.Literal["memory_pressure_full_seconds"]  # noqa: Y015
+    _WhichOneofArgType__memory_pressure_full_seconds: _TypeAlias = _typing.Literal["_memory_pressure_full_seconds", b"_memory_pressure_full_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__memory_pressure_some_seconds: _TypeAlias = _typing.Literal["memory_pressure_some_seconds"]  # noqa: Y015
+    _WhichOneofArgType__memory_pressure_some_seconds: _TypeAlias = _typing.Literal["_memory_pressure_some_seconds", b"_memory_pressure_some_seconds"]  # noqa: Y015
     _WhichOneofReturnType__oom_kills: _TypeAlias = _typing.Literal["oom_kills"]  # noqa: Y015
     _WhichOneofArgType__oom_kills: _TypeAlias = _typing.Literal["_oom_kills", b"_oom_kills"]  # noqa: Y015
     _WhichOneofReturnType__pids_peak: _TypeAlias = _typing.Literal["pids_peak"]  # noqa: Y015
     _WhichOneofArgType__pids_peak: _TypeAlias = _typing.Literal["_pids_peak", b"_pids_peak"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_pressure_full_seconds) -> _WhichOneofReturnType__cpu_pressure_full_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_pressure_some_seconds) -> _WhichOneofReturnType__cpu_pressure_some_seconds | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_seconds) -> _WhichOneofReturnType__cpu_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_throttled_seconds) -> _WhichOneofReturnType__cpu_throttled_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__io_pressure_full_seconds) -> _WhichOneofReturnType__io_pressure_full_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__io_pressure_some_seconds) -> _WhichOneofReturnType__io_pressure_some_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__io_read_bytes) -> _WhichOneofReturnType__io_read_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__io_write_bytes) -> _WhichOneofReturnType__io_write_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_peak_bytes) -> _WhichOneofReturnType__memory_peak_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_pressure_full_seconds) -> _WhichOneofReturnType__memory_pressure_full_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_pressure_some_seconds) -> _WhichOneofReturnType__memory_pressure_some_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__oom_kills) -> _WhichOneofReturnType__oom_kills | None: ...
     @_typing.overload

@@ -14,6 +14,7 @@ ALL_ON = {
     "pids.max": "32\n",
     "pids.peak": "3\n",
     "io.max": "8:0 rbps=max wbps=1000 riops=max wiops=max\n",
+    "cpu.pressure": "some avg10=1.00 total=1500000\nfull avg10=0.00 total=250000\n",
     "io.stat": "8:0 rbytes=10 wbytes=20\n",
     "cgroup.procs": "",
     "cgroup.events": "populated 0\nfrozen 0\n",
@@ -58,6 +59,12 @@ def test_usage_has_the_kernels_counters(tmp_path: Path) -> None:
         "io_read_bytes": 10,
         "io_write_bytes": 20,
         "pids_peak": 3,
+        "cpu_pressure_some_seconds": 1.5,
+        "cpu_pressure_full_seconds": 0.25,
+        "memory_pressure_some_seconds": None,
+        "memory_pressure_full_seconds": None,
+        "io_pressure_some_seconds": None,
+        "io_pressure_full_seconds": None,
     }
     assert leaf.empty()
     leaf.close()
