@@ -82,7 +82,7 @@ def run_on_newer_system(environment: dict[str, str]) -> int:
     command += ["--import-mode=importlib", "-W", "error", *files, *sys.argv[1:]]
     environment = {
         **environment,
-        "PYTHONPATH": f"{place}/services/worker:/mnt/packages",
+        "PYTHONPATH": f"{place}:{place}/services/worker:/mnt/packages",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     sys.stdout.write("On a system whose C library spawns into cgroups:\n")

@@ -3,45 +3,24 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jobcluster_worker.cgroup.tree import CONTROLLERS
 
+from tests.limits.containers import ROOT, container, container_group, pod_group, wait_empty
+
 NewYard = Any  # conftest.py
-ROOT = Path("/sys/fs/cgroup")
 LIMITS = {"cpu": 0.25, "memory_bytes": 64 << 20, "pids": 16, "io": {"write_bps": 1 << 20}}
 
 ENTER = 'mkdir -p {group} && echo 0 > {group}/cgroup.procs && exec "$0" "$@"'
-CONTAINER = Path(__file__).with_name("container.sh")
-
-
-def container(group: Path, cgroup_namespace: str = "private", more: str = "") -> list[str]:
-    """What to put before a command, see container.sh."""
-    return ["sh", str(CONTAINER), str(group), cgroup_namespace, more]
 
 
 @pytest.fixture
 def group(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A group like that of a container, with every controller; gone afterwards with all in it."""
-    for name in CONTROLLERS:
-        (ROOT / "cgroup.subtree_control").write_text(f"+{name}")
-    path = ROOT / f"ctr-{os.getpid()}-{abs(hash(request.node.name))}"
-    path.mkdir()
-    yield path
-    (path / "cgroup.kill").write_text("1")
-    for directory, _, _ in os.walk(path, topdown=False):
-        with suppress(OSError):
-            wait_empty(Path(directory))
-            os.rmdir(directory)
-    assert not path.exists()
-
-
-def wait_empty(group: Path) -> None:
-    while "populated 1" in (group / "cgroup.events").read_text():
-        pass
+    with container_group(str(abs(hash(request.node.name)))) as path:
+        yield path
 
 
 def check_a_task(yard: Any, group: Path) -> None:
@@ -73,10 +52,7 @@ def test_a_container_with_a_private_cgroup_namespace(new_yard: NewYard, group: P
 
 
 def test_a_privileged_pod_has_the_hosts_namespace_and_makes_its_own(new_yard: NewYard, group: Path) -> None:
-    pod = group / "kubepods" / "pod1" / "ctr"
-    for parent in (group, group / "kubepods", group / "kubepods" / "pod1"):
-        parent.mkdir(exist_ok=True)
-        (parent / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS))
+    pod = pod_group(group)
     before, mounts = set(ROOT.iterdir()), host_cgroup_mounts()
     with new_yard(wrapped=container(pod, "host")) as yard:
         assert all_ok(yard), yard.hello

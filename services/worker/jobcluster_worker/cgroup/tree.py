@@ -114,12 +114,22 @@ class Tree:
 
     def close(self) -> None:
         """Kills what is left in jobs/ and removes the tree as far as it can; for the launcher at its exit."""
-        if self.root == self._place.base:
-            return  # the container goes, and takes it along
         with contextlib.suppress(OSError), _locked(self._place.base):
+            if self.root == self._place.base:  # the engine removes that one
+                self._remove_groups_of_container()
+                return
             home = self._place.base if self._place.is_real_root else self._place.base / OUTSIDE
             files.write(home / "cgroup.procs", "0")
             _remove_tree(self.root)
+
+    def _remove_groups_of_container(self) -> None:
+        files.write(self.init / "cgroup.procs", "0")
+        for group in (self.jobs, self.supervisors):
+            _remove_tree(group)
+        on = files.read(self.root / "cgroup.subtree_control") or ""
+        files.write(self.root / "cgroup.subtree_control", " ".join(f"-{name}" for name in on.split()))
+        files.write(self.root / "cgroup.procs", "0")
+        self.init.rmdir()
 
     def _make_leaf(self, job_id: str, name: str) -> Path:
         if "/" in job_id or job_id in ("", ".", ".."):
