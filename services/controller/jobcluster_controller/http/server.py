@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import uvicorn
+from jobcluster_common import logs
 from jobcluster_common.errors import BadRequest, JobclusterError
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -20,6 +21,7 @@ from .live import ABORT_EXTENSION
 from .problems import HeadersTooLarge, RequestTimeout, problem
 
 HEADER_BYTES_MAX = 16 << 10
+_TOO_LARGE = f"the request line and headers have more than {HEADER_BYTES_MAX} bytes"
 HEADER_SECONDS_MAX = 20.0
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS_MAX = 5
@@ -66,7 +68,7 @@ class Protocol(HttpToolsProtocol):
     def _count(self, size: int) -> None:
         self._header_bytes += size
         if self._header_bytes > HEADER_BYTES_MAX:
-            raise HeadersTooLarge(f"the request line and headers have more than {HEADER_BYTES_MAX} bytes")
+            raise HeadersTooLarge(_TOO_LARGE)
 
     def _expect_headers(self) -> None:
         if self._header_timer is None:
@@ -86,11 +88,12 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What could not be parsed as HTTP is a problem document too."""
         large = self._header_bytes > HEADER_BYTES_MAX
-        self._refuse(HeadersTooLarge() if large else BadRequest("not a valid HTTP request"))
+        self._refuse(HeadersTooLarge(_TOO_LARGE) if large else BadRequest("not a valid HTTP request"))
 
     def _refuse(self, error: JobclusterError) -> None:
-        status, headers, body = problem(error, "none")
-        headers |= {"content-length": str(len(body)), "connection": "close"}
+        request_id = logs.request_id(None)
+        status, headers, body = problem(error, request_id)
+        headers |= {"content-length": str(len(body)), "connection": "close", "x-request-id": request_id}
         lines = [
             STATUS_LINE[status],
             *(f"{name}: {value}\r\n".encode() for name, value in headers.items()),

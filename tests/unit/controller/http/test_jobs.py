@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -136,9 +137,11 @@ async def test_what_is_no_http_or_too_much_of_it_is_a_problem(house: House) -> N
         reader, writer = await house.raw(request)
         async with asyncio.timeout(5):
             answer = await reader.readuntil(b"\r\n\r\n")
+            problem = json.loads(await reader.read())
         writer.close()
         assert answer.split(b" ")[1].startswith(status), request[:20]
         assert b"application/problem+json" in answer
+        assert f"x-request-id: {problem['request_id']}\r\n".encode() in answer and problem["detail"]
 
 
 async def test_a_worker_enrols_with_the_join_token(house: House, ca: Issued) -> None:
