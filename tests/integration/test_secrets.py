@@ -13,6 +13,7 @@ import os
 import resource
 import secrets
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,6 +190,22 @@ def be_refused(story: Story) -> None:
         assert answer.status_code in (400, 422)
 
 
+def be_refused_by_tls(story: Story) -> None:
+    """gRPC's core tells of a handshake without a certificate by a line of its own."""
+    context = story.cluster.context()
+    context.check_hostname = False
+    address = ("127.0.0.1", story.cluster.grpc)
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(address, 10) as plain,
+        context.wrap_socket(plain) as connection,
+    ):
+        # In TLS 1.3 the client learns of it at its first read only.
+        connection.recv(1)
+    log = story.cluster.controller.log
+    eventually(lambda: "PEER_DID_NOT_RETURN_A_CERTIFICATE" in log.read_text(), what="the refusal")
+
+
 def fail_unexpectedly(story: Story) -> None:
     """Faults that nobody foresaw, made by the kernel's limits on the living processes."""
     cluster = story.cluster
@@ -290,6 +307,7 @@ def test_no_secret_and_nothing_that_a_job_was_given_is_seen_where_it_must_not_be
         story.canaries.of_cluster(cluster)
         run_jobs(story)
         be_refused(story)
+        be_refused_by_tls(story)
         fail_unexpectedly(story)
         start_bad_workers(story)
         refuse_at_the_end(story)

@@ -155,11 +155,10 @@ def main() -> int:
     path = Path(given) if given else None
     settings = load(ControllerSettings, path, os.environ, ELSEWHERE)
     controller = Controller(settings, str(path or "settings"))
-    logs.configure(settings.log)
-    logs.identify(process="controller")
     _allow_many_connections()
     try:
-        asyncio.run(serve(controller))
+        with logs.process(settings.log, process="controller"):
+            asyncio.run(serve(controller))
     except StoreRefused as error:
         sys.stderr.write(f"{path or 'settings'}: store.path: {' '.join(str(error).split())}\n")
         return 2

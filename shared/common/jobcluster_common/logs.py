@@ -6,15 +6,18 @@ No line holds a secret or what a job was given: events name ids and reasons, tra
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import itertools
 import logging
+import os
 import re
 import secrets
 import sys
-from pathlib import Path
+import threading
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -27,6 +30,7 @@ REQUEST_ID = "x-request-id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Unique without asking the system for randomness at each request.
 _PREFIX, _COUNT = secrets.token_hex(6), itertools.count(1)
+_RELAY_SECONDS = 1.0
 
 _process: dict[str, str] = {}
 
@@ -74,13 +78,39 @@ _SHARED: list[structlog.typing.Processor] = [
 _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
 
-def configure(block: LogBlock, file: Path | None = None) -> None:
-    """Sends structlog's events, and what libraries log, to ``file`` (appended to), or to stderr.
+@contextlib.contextmanager
+def process(block: LogBlock, **ids: str) -> Iterator[None]:
+    """The log of this process, which is what ``ids`` say, is on stderr till the block ends.
 
-    :raises OSError: if the file cannot be opened.
+    What else is written there, as by gRPC's core of a handshake that failed, are lines of the log too.
     """
+    own = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
+    configure(block, own)
+    identify(**ids)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    relay = threading.Thread(target=_relay, args=(reading,), name="stderr", daemon=True)
+    relay.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(own.fileno(), 2)  # with this the last writing end is closed
+        relay.join(_RELAY_SECONDS)
+
+
+def _relay(reading: int) -> None:
+    stderr = logging.getLogger("stderr")
+    with os.fdopen(reading, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.strip():
+                stderr.warning("%s", line.rstrip())
+
+
+def configure(block: LogBlock, stream: TextIO) -> None:
+    """Sends structlog's events, and what libraries log, to ``stream``."""
     level = logging.getLevelNamesMapping()[block.level.upper()]
-    stream = sys.stderr if file is None else open(file, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
     if block.format == "json":
         final: list[structlog.typing.Processor] = [
             structlog.processors.ExceptionRenderer(_TRACEBACK),

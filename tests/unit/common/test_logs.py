@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
 
 
 def test_an_event_is_one_json_line_with_its_ids(file: Path) -> None:
-    configure(LogBlock(), file)
+    configure(LogBlock(), file.open("a", buffering=1))
     with structlog.contextvars.bound_contextvars(job_id="j"):
         structlog.get_logger().info("job_started", task_rank=0)
     structlog.get_logger().debug("job_output")
@@ -45,7 +46,7 @@ def test_an_event_is_one_json_line_with_its_ids(file: Path) -> None:
 
 
 def test_what_libraries_log_and_a_traceback_are_one_line_too(file: Path) -> None:
-    configure(LogBlock(), file)
+    configure(LogBlock(), file.open("a", buffering=1))
     token = "a-very-" + "secret-token"
     try:
         raise RuntimeError("broken" if token else "")
@@ -61,7 +62,7 @@ def test_what_libraries_log_and_a_traceback_are_one_line_too(file: Path) -> None
 
 
 def test_a_traceback_for_people_has_no_values_of_variables(file: Path) -> None:
-    configure(LogBlock(format="console"), file)
+    configure(LogBlock(format="console"), file.open("a", buffering=1))
     token = "a-very-" + "secret-token"
     try:
         raise RuntimeError("broken" if token else "")
@@ -74,7 +75,7 @@ def test_a_traceback_for_people_has_no_values_of_variables(file: Path) -> None:
 
 
 async def test_what_outlives_a_request_does_not_carry_its_ids(file: Path) -> None:
-    configure(LogBlock(), file)
+    configure(LogBlock(), file.open("a", buffering=1))
 
     async def tell() -> None:
         structlog.get_logger().info("task_lost")
@@ -90,7 +91,7 @@ async def test_what_outlives_a_request_does_not_carry_its_ids(file: Path) -> Non
 
 def test_each_event_says_what_the_process_is(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "_process", {})
-    configure(LogBlock(), file)
+    configure(LogBlock(), file.open("a", buffering=1))
     logs.identify(process="server", worker_id="w")
     structlog.get_logger().info("server_listening")
     structlog.get_logger().info("worker_lost", worker_id="another")
@@ -100,6 +101,35 @@ def test_each_event_says_what_the_process_is(file: Path, monkeypatch: pytest.Mon
     assert {line["process"] for line in lines} == {"server"}
 
 
+PROGRAM = """
+import os, sys
+from jobcluster_common import logs
+from jobcluster_common.settings import LogBlock
+try:
+    with logs.process(LogBlock(), process="server"):
+        os.write(2, b"E0000 of C, with \\xff\\n\\nhalf a line")
+        logs.log.warning("rpc_refused")
+        sys.stderr.write(" and its end")
+        raise SystemExit("one line with the remedy")
+finally:
+    print("left", file=sys.stderr)
+"""
+
+
+def test_what_c_code_writes_to_stderr_are_lines_of_the_log_until_the_process_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    *log, left, last = done.stderr.splitlines()
+    events = [json.loads(line) for line in log]
+    assert [e["event"] for e in events if e.get("logger") == "stderr"] == [
+        "E0000 of C, with \ufffd",
+        "half a line and its end",
+    ]
+    assert [e["event"] for e in events if "logger" not in e] == ["rpc_refused"]
+    assert {e["process"] for e in events} == {"server"}
+    assert (left, last) == ("left", "one line with the remedy")
+
+
 def test_a_callers_request_id_is_taken_only_when_it_is_a_plain_word() -> None:
     assert logs.request_id("order-17.a") == "order-17.a"
     made = [logs.request_id(given) for given in ("", None, "two words", "x" * 129, 'a"b', "a\nb")]
@@ -107,7 +137,7 @@ def test_a_callers_request_id_is_taken_only_when_it_is_a_plain_word() -> None:
 
 
 async def test_a_fault_that_nobody_waits_for_is_an_event_without_the_callbacks_arguments(file: Path) -> None:
-    configure(LogBlock(), file)
+    configure(LogBlock(), file.open("a", buffering=1))
     loop = asyncio.get_running_loop()
     token, done = "a-very-" + "secret-token", asyncio.Event()
 
@@ -131,7 +161,7 @@ async def test_a_fault_that_nobody_waits_for_is_an_event_without_the_callbacks_a
 
 def test_a_log_is_appended_to_and_can_be_for_people(file: Path) -> None:
     file.write_text("before\n")
-    configure(LogBlock(format="console", level="debug"), file)
+    configure(LogBlock(format="console", level="debug"), file.open("a", buffering=1))
     structlog.get_logger().debug("job_started", job_id="j")
     text = file.read_text()
     assert text.startswith("before\n")

@@ -26,9 +26,6 @@ def main() -> int:
     parser.add_argument("--launcher-pid", type=int, required=True)
     given = parser.parse_args()
     settings = load(WorkerSettings, given.config, os.environ, ELSEWHERE)
-    # The launcher has put stderr where the settings want the log.
-    logs.configure(settings.log)
-    logs.identify(process="server")
     run = Run(given.run_directory, given.incarnation, given.launcher_pid)
 
     async def serve() -> int:
@@ -38,7 +35,9 @@ def main() -> int:
         return await server.main()
 
     try:
-        return asyncio.run(serve())
+        # The launcher has put stderr where the settings want the log.
+        with logs.process(settings.log, process="server"):
+            return asyncio.run(serve())
     except* SettingsError as group:
         raise group.exceptions[0] from None
 
