@@ -52,34 +52,30 @@ class Candidate:
         return (load, self.placed_last, self.worker.worker_id)
 
 
-def fits(spec: JobSpec, candidate: Candidate) -> bool:
-    """Whether the job may be put there now."""
-    return (
-        candidate.open
-        and spec.worker_id in (None, candidate.worker.worker_id)
-        and not beyond(spec, candidate.worker)
-    )
-
-
 def choose(spec: JobSpec, candidates: Iterable[Candidate]) -> Worker | None:
     """The least loaded worker that fits; the same for the same input. None: none fits now."""
-    best = min((c for c in candidates if fits(spec, c)), key=lambda c: c.rank, default=None)
+    wanted = spec.limits.amounts()
+    able = [c for c in candidates if c.open and spec.worker_id in (None, c.worker.worker_id)]
+    best = min(able, key=lambda c: c.rank, default=None)
+    # Mostly the first one will do: the limits of all others need not be looked at.
+    if best is not None and beyond(wanted, best.worker):
+        able = [c for c in able if not beyond(wanted, c.worker)]
+        best = min(able, key=lambda c: c.rank, default=None)
     return best.worker if best is not None else None
 
 
-def beyond(spec: JobSpec, worker: Worker) -> list[str]:
+def beyond(wanted: amounts.Amounts, worker: Worker) -> list[str]:
     """The limits asked for that are more than the worker can ever give a task."""
     return [
-        name
-        for name, amount in spec.limits.amounts().items()
-        if (most := worker.most(name)) is not None and amount > most
+        name for name, amount in wanted.items() if (most := worker.most(name)) is not None and amount > most
     ]
 
 
 def never_fits(spec: JobSpec, workers: Sequence[Worker]) -> list[Fault]:
     """Why no known worker could ever take the job, not even an idle one; none when one could, or none is known."""
     asked = [w for w in workers if spec.worker_id in (None, w.worker_id)]
-    lacking = [beyond(spec, w) for w in asked]
+    wanted = spec.limits.amounts()
+    lacking = [beyond(wanted, w) for w in asked]
     if not asked or not all(lacking):
         return []
     who = (
@@ -88,16 +84,14 @@ def never_fits(spec: JobSpec, workers: Sequence[Worker]) -> list[Fault]:
     otherwise = "" if spec.worker_id is None else ", or choose another worker"
     most = {
         name: max(w.most(name) or 0 for w in asked)
-        for name in spec.limits.amounts()
+        for name in wanted
         if all(name in names for names in lacking)
     }
     if most:
-        return amounts.faults(spec.limits.amounts(), most, who, otherwise)
-    each = ", ".join(sorted({name for names in lacking for name in names}))
+        return amounts.faults(wanted, most, who, otherwise)
+    each = _names(lacking)
     return [
-        Fault(
-            "/limits", f"no known worker gives a task so much of all of this together: {each}; ask for less"
-        )
+        Fault("/limits", f"no known worker gives a task so much of all these: {each}; ask for less of one")
     ]
 
 
@@ -108,12 +102,13 @@ def queue_reason(spec: JobSpec, candidates: Sequence[Candidate]) -> str:
         return (
             "no worker is registered" if spec.worker_id is None else f"worker {spec.worker_id} is not there"
         )
-    fitting = sum(fits(spec, c) for c in asked)
+    wanted = spec.limits.amounts()
+    lacking = [names for c in asked if (names := beyond(wanted, c.worker))]
+    able = [c for c in asked if not beyond(wanted, c.worker)]
+    fitting = sum(c.open for c in able)
     head = f"{fitting} of {len(asked)} worker{'s' if len(asked) > 1 else ''} fit"
     if fitting:
         return f"{head}: others are before it"
-    lacking = [names for c in asked if (names := beyond(spec, c.worker))]
-    able = [c for c in asked if not beyond(spec, c.worker)]
     counts = {state: sum(c.worker.state is state for c in able) for state in _NAMED}
     parts = [f"{count} {state}" for state, count in counts.items() if count]
     ready = [c for c in able if c.worker.state is WorkerState.READY]
@@ -123,6 +118,9 @@ def queue_reason(spec: JobSpec, candidates: Sequence[Candidate]) -> str:
     if refusing := sum(c.refusing for c in ready if not c.full):
         parts.append(f"{refusing} just refused a start")
     if lacking:
-        short = ", ".join(sorted({name for names in lacking for name in names}))
-        parts.append(f"{len(lacking)} with less for a task than asked ({short})")
+        parts.append(f"{len(lacking)} with less for a task than asked ({_names(lacking)})")
     return f"{head}: {', '.join(parts)}"
+
+
+def _names(several: Iterable[Iterable[str]]) -> str:
+    return ", ".join(sorted({name for names in several for name in names}))

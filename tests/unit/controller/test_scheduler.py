@@ -110,11 +110,10 @@ def test_a_job_goes_only_where_its_limits_are_allowed() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_limit_is_compared_with_the_most_and_with_what_all_tasks_of_the_worker_have(name: str) -> None:
-    wanted = spec(limits=Limits.of({name: 3}))
     for field in ("max", "worker"):
         bounds = [WorkerLimits(**{field: Limits.of({name: most})}) for most in (2, 3)]
         below, enough = (worker("w", limits=bound, capacity=Capacity()) for bound in bounds)
-        assert beyond(wanted, below) == [name] and beyond(wanted, enough) == []
+        assert beyond({name: 3}, below) == [name] and beyond({name: 3}, enough) == []
 
 
 def test_more_than_the_worker_asked_for_allows_is_told_in_users_words() -> None:
