@@ -267,9 +267,9 @@ class JobService:
             raise Invalid(faults)
 
     def _presented(self, job: Job, reasons: dict[Ask, str] | None = None) -> Job:
-        """With the reason it waits for now, which is true at this moment only and so is kept nowhere."""
+        """With the reason it waits for, or whether its output can be had: true at this moment, and kept nowhere."""
         if job.state is not State.QUEUED:
-            return job
+            return self._outputs.presented(job)
         asked = Ask.of(job.spec)
         reason = reasons.get(asked) if reasons is not None else None
         if reason is None:

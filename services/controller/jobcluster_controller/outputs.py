@@ -10,9 +10,10 @@ from jobcluster_common.errors import Gone, NotFound, Unavailable
 
 from .dispatch import Dispatcher
 from .domain.changes import TaskKey
-from .domain.job import Task
+from .domain.job import Job, Task
 from .domain.query import OutputEnd, OutputItem, OutputQuery
 from .domain.states import State, WorkerState
+from .domain.worker import Worker
 from .ledger import Ledger
 from .registry import Registry
 from .relay import empty, relay
@@ -62,6 +63,17 @@ class Outputs:
             # It was accepted and is not there yet, or the worker lost it: either is told to us soon.
             await self._next_change(job_id, rank, task)
 
+    def presented(self, job: Job) -> Job:
+        """The job, its outputs available only where the worker that has them is neither lost nor gone."""
+        for task in job.tasks:
+            if task.output.available and task.worker_id is not None and self._alive(task.worker_id) is None:
+                job = job.with_task(task.evolve(output=replace(task.output, available=False)))
+        return job
+
+    def _alive(self, worker_id: str) -> Worker | None:
+        worker = self._registry.find(worker_id)
+        return worker if worker is not None and worker.alive else None
+
     async def _task(self, job_id: str, rank: int) -> Task:
         shown = await self._ledger.find(job_id)
         if shown is None:
@@ -98,9 +110,10 @@ class Outputs:
 
     async def _from_worker(self, job_id: str, task: Task, query: OutputQuery) -> AsyncGenerator[OutputItem]:
         worker_id = task.worker_id or ""
-        worker = self._registry.find(worker_id)
-        if worker is None or not worker.alive:
-            raise Gone(_facts(task, f"worker {worker_id} is {worker.state if worker else 'forgotten'}"))
+        worker = self._alive(worker_id)
+        if worker is None:
+            known = self._registry.find(worker_id)
+            raise Gone(_facts(task, f"worker {worker_id} is {known.state if known else 'forgotten'}"))
         if worker.state is WorkerState.UNREACHABLE and not self._dispatcher.connected(worker_id):
             raise Unavailable(f"worker {worker_id} is unreachable", retry_after=5.0)
         async with contextlib.aclosing(relay(self._dispatcher, worker_id, job_id, task, query)) as items:

@@ -8,7 +8,7 @@ from jobcluster_controller.books import Books
 from jobcluster_controller.dispatch import Dispatcher
 from jobcluster_controller.domain.bounds import UNBOUNDED, Bounds
 from jobcluster_controller.domain.changes import Report, Source, TaskKey
-from jobcluster_controller.domain.job import NO_LIMITS, Job, JobSpec, Limits, Task
+from jobcluster_controller.domain.job import NO_LIMITS, Job, JobSpec, Limits, Output, Task
 from jobcluster_controller.domain.states import Reason, State
 from jobcluster_controller.domain.worker import Capacity, Worker, WorkerLimits
 from jobcluster_controller.jobs import Caller, JobService
@@ -114,6 +114,7 @@ class Core:
         reason: Reason | None = None,
         source: Source | None = None,
         attempt: int = 1,
+        output: Output | None = None,
     ) -> None:
         """A report, and the wait until it is durable."""
         task = Task(
@@ -122,6 +123,7 @@ class Core:
             reason=reason or (Reason.EXITED if state.done else None),
             exit_code=0 if state is State.SUCCEEDED else None,
             started_at=NOW if state is not State.STARTING else None,
+            output=output or Output(),
         )
         durable = self.books.reported(source or self.source(), [Report(job.job_id, task)])
         if durable is not None:

@@ -18,7 +18,7 @@ from jobcluster_common.errors import (
 )
 from jobcluster_controller.domain.bounds import Bounds
 from jobcluster_controller.domain.changes import Report
-from jobcluster_controller.domain.job import IoLimits, Job, Limits, Task
+from jobcluster_controller.domain.job import IoLimits, Job, Limits, Output, Task
 from jobcluster_controller.domain.query import JobFilter, OutputEnd, OutputQuery, OutputStart
 from jobcluster_controller.domain.states import Reason, State
 from jobcluster_controller.domain.worker import Worker
@@ -373,6 +373,22 @@ async def test_a_job_is_found_on_the_worker_that_holds_it_only(core: Core) -> No
     for worker_id, job_id in (("w2", job.job_id), ("w1", "none"), ("\x00", "\x00")):
         with pytest.raises(NotFound):
             await core.jobs.get_on_worker(worker_id, job_id)
+
+
+async def test_an_output_is_available_only_while_its_worker_may_answer(core: Core) -> None:
+    await core.add_worker()
+    job = await core.start()
+    await core.tell(job, State.SUCCEEDED, output=Output(available=True))
+
+    async def available() -> set[bool]:
+        listed, _ = await core.jobs.list(JobFilter())
+        return {found.tasks[0].output.available for found in (await core.jobs.get(job.job_id), *listed)}
+
+    assert await available() == {True}
+    await core.registry.unreachable("w1")
+    assert await available() == {True}
+    await core.registry.lost("w1")
+    assert await available() == {False}
 
 
 async def test_a_job_that_waits_for_a_worker_is_found_on_it(core: Core) -> None:
