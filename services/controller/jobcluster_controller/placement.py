@@ -28,7 +28,7 @@ class Placement:
         self._ledger = ledger
         self._registry = registry
         self._clock = clock
-        self._avoided: dict[str, float] = {}
+        self._avoided: dict[str, tuple[float, str]] = {}
         self._line = WaitingLine()
         self._numbers: dict[str, int] = {}
         self._turn = 0
@@ -90,22 +90,21 @@ class Placement:
             return [self._candidate(worker)] if worker is not None else []
         return [self._candidate(w) for w in self._registry.all() if w.state is not WorkerState.GONE]
 
-    def avoid(self, worker_id: str) -> None:
+    def avoid(self, worker_id: str, reason: str) -> None:
         """It has just refused a start: not asked again at once, which would only go round in a circle."""
-        self._avoided[worker_id] = self._clock() + _AVOID_SECONDS
+        self._avoided[worker_id] = (self._clock() + _AVOID_SECONDS, reason)
 
     def _of(self, names: builtins.list[str] | None) -> builtins.list[Candidate]:
         return self.candidates() if names is None else [c for name in names for c in self.candidates(name)]
 
     def _candidate(self, worker: Worker) -> Candidate:
         worker_id = worker.worker_id
-        refusing = False
-        if worker_id in self._avoided:
-            refusing = self._clock() < self._avoided[worker_id]
-            if not refusing:
-                del self._avoided[worker_id]
+        until, refused = self._avoided.get(worker_id, (0.0, ""))
+        if refused and self._clock() >= until:
+            del self._avoided[worker_id]
+            refused = ""
         placed_last = self._placed_last.get(worker_id, 0)
-        return Candidate(worker, self._ledger.running(worker_id), placed_last, refusing)
+        return Candidate(worker, self._ledger.running(worker_id), placed_last, refused)
 
     def _next(self, names: builtins.list[str] | None) -> Job | None:
         candidates = [candidate for candidate in self._of(names) if candidate.open]

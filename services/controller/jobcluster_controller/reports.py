@@ -106,7 +106,7 @@ class Reports:
             return None
         log.warning("start_refused", worker_id=source.worker_id, reason=error_text, **key.ids())
         if again:
-            self._placement.avoid(source.worker_id)
+            self._placement.avoid(source.worker_id, error_text)
         changed = refused(job, key.rank, again, error_text, self._now())
         return self._change(source.worker_id, [changed]) if changed is not job else None
 

@@ -33,7 +33,8 @@ class Candidate:
     worker: Worker
     running: int
     placed_last: int = 0
-    refusing: bool = False
+    refused: str = ""
+    """Why it has just refused a start; it is not asked again for a while."""
 
     @property
     def full(self) -> bool:
@@ -43,7 +44,7 @@ class Candidate:
     @property
     def open(self) -> bool:
         """Whether it takes any job now."""
-        return self.worker.state is WorkerState.READY and not self.full and not self.refusing
+        return self.worker.state is WorkerState.READY and not self.full and not self.refused
 
     @property
     def rank(self) -> tuple[float, int, str]:
@@ -115,8 +116,8 @@ def queue_reason(spec: JobSpec, candidates: Sequence[Candidate]) -> str:
     if full := [c for c in ready if c.full]:
         running, tasks = sum(c.running for c in full), sum(c.worker.capacity.tasks for c in full)
         parts.append(f"{len(full)} full ({running} of {tasks} tasks)")
-    if refusing := sum(c.refusing for c in ready if not c.full):
-        parts.append(f"{refusing} just refused a start")
+    if refused := [c.refused for c in ready if c.refused and not c.full]:
+        parts.append(f"{len(refused)} just refused a start ({refused[0]})")
     if lacking:
         parts.append(f"{len(lacking)} with less for a task than asked ({_names(lacking)})")
     return f"{head}: {', '.join(parts)}"

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -78,13 +78,42 @@ _SHARED: list[structlog.typing.Processor] = [
 _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
 
+class LogFile:
+    """Writes each line at once. One that cannot be written (a full disk) is lost, and nobody fails for it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._torn = False
+
+    def write(self, text: str) -> int:
+        data = b"\n" * self._torn + text.encode(errors="backslashreplace")
+        try:
+            # After a part of a line the next one must begin a new one.
+            self._torn = os.write(self._fd, data) < len(data)
+        except OSError:
+            self._torn = True
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def isatty(self) -> bool:
+        return os.isatty(self._fd)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 @contextlib.contextmanager
 def process(block: LogBlock, **ids: str) -> Iterator[None]:
     """The log of this process, which is what ``ids`` say, is on stderr till the block ends.
 
     What else is written there, as by gRPC's core of a handshake that failed, are lines of the log too.
     """
-    own = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
+    own = LogFile(os.dup(2))
     configure(block, own)
     identify(**ids)
     reading, writing = os.pipe()
@@ -108,7 +137,7 @@ def _relay(reading: int) -> None:
                 stderr.warning("%s", line.rstrip())
 
 
-def configure(block: LogBlock, stream: TextIO) -> None:
+def configure(block: LogBlock, stream: TextIO | LogFile) -> None:
     """Sends structlog's events, and what libraries log, to ``stream``."""
     level = logging.getLevelNamesMapping()[block.level.upper()]
     if block.format == "json":
@@ -126,7 +155,7 @@ def configure(block: LogBlock, stream: TextIO) -> None:
     structlog.configure(
         processors=[*_SHARED, *final],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", stream)),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)

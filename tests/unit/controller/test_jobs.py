@@ -455,6 +455,19 @@ async def test_a_refused_start_goes_to_another_worker_or_fails_saying_why(core: 
     assert (failed.tasks[0].reason, failed.tasks[0].error_text) == (Reason.START_FAILED, "no such command")
 
 
+async def test_while_the_only_worker_refuses_starts_the_job_waits_and_says_why(core: Core) -> None:
+    await core.add_worker("w1")
+    job = await core.start()
+    again = core.books.refused(core.source("w1"), key(job), True, "ENOSPC: /data: 0 bytes are free")
+    assert again is not None
+    await again
+    waiting = await core.jobs.get(job.job_id)
+    assert (waiting.state, waiting.queue_reason) == (
+        State.QUEUED,
+        "0 of 1 worker fit: 1 just refused a start (ENOSPC: /data: 0 bytes are free)",
+    )
+
+
 async def test_what_must_not_live_is_told_from_what_may(core: Core) -> None:
     await core.add_worker()
     job = await core.start()

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from jobcluster_worker.launcher.shapes import Task, key_of
+from jobcluster_worker.launcher.shapes import Task, TaskKey, key_of
 
 COMPACT_BYTES = 1 << 20
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -32,19 +32,15 @@ class EndLog:
         self.path = path
         self._fd = -1
         self._size = 0
-        self._unwritten: list[bytes] = []
+        self._unwritten: dict[TaskKey, bytes] = {}
 
     def append(self, task: Task) -> None:
         """Appends an end, and those that could not be written before.
 
         :raises OSError: it cannot be written now; it is kept for the next time.
         """
-        self._unwritten.append(json.dumps(task, separators=(",", ":")).encode() + b"\n")
-        if self._fd < 0:
-            self._fd = os.open(self.path, _FLAGS, 0o600)
-            self._size = os.fstat(self._fd).st_size
-        self._write(b"".join(self._unwritten))
-        self._unwritten.clear()
+        self._unwritten[key_of(task)] = _line(task)
+        self._write_unwritten()
 
     def forget(self, remaining: Iterable[Task]) -> None:
         """Tells which ends are not acknowledged yet: the file shrinks when there are none, or when it has grown big.
@@ -52,8 +48,8 @@ class EndLog:
         :raises OSError: it cannot be rewritten; the file is as before.
         """
         left = list(remaining)
-        if not left:
-            self._unwritten.clear()
+        keys = {key_of(task) for task in left}
+        self._unwritten = {key: line for key, line in self._unwritten.items() if key in keys}
         if self._fd < 0 or (left and self._size < COMPACT_BYTES):
             return
         if not left:
@@ -63,13 +59,23 @@ class EndLog:
         self._rewrite(left)
 
     def close(self, remove: bool) -> None:
-        """Closes the log; ``remove`` when every end in it is acknowledged."""
+        """Closes the log; ``remove`` when every end in it is acknowledged. What is unwritten is tried once more."""
+        with contextlib.suppress(OSError):
+            if self._unwritten and not remove:
+                self._write_unwritten()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
         if remove:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
+
+    def _write_unwritten(self) -> None:
+        if self._fd < 0:
+            self._fd = os.open(self.path, _FLAGS, 0o600)
+            self._size = os.fstat(self._fd).st_size
+        self._write(b"".join(self._unwritten.values()))
+        self._unwritten.clear()
 
     def _write(self, data: bytes) -> None:
         done = 0
@@ -88,7 +94,7 @@ class EndLog:
         fd, old, size = os.open(new, _FLAGS, 0o600), self._fd, self._size
         self._fd, self._size = fd, 0
         try:
-            self._write(b"".join(json.dumps(task, separators=(",", ":")).encode() + b"\n" for task in left))
+            self._write(b"".join(map(_line, left)))
             os.rename(new, self.path)
         except OSError:
             self._fd, self._size = old, size
@@ -96,6 +102,10 @@ class EndLog:
             new.unlink(missing_ok=True)
             raise
         os.close(old)
+
+
+def _line(task: Task) -> bytes:
+    return json.dumps(task, separators=(",", ":")).encode() + b"\n"
 
 
 def read_ends(path: Path) -> list[Task]:

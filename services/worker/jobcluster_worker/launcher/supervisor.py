@@ -12,22 +12,22 @@ import socket
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from jobcluster_worker.launcher import claims, processes
-from jobcluster_worker.launcher.claims import Claim, Claimed
+from jobcluster_worker.launcher import processes
+from jobcluster_worker.launcher.admission import Admission
 from jobcluster_worker.launcher.commands import Refused, checked_spec, seconds
 from jobcluster_worker.launcher.containment import ByDescent, ByUid, Containment, InLeaf
+from jobcluster_worker.launcher.ended import Ended
 from jobcluster_worker.launcher.ends import EndLog, end_log_path
 from jobcluster_worker.launcher.link import Link
 from jobcluster_worker.launcher.loop import READ, URGENT, Loop, release_signals
-from jobcluster_worker.launcher.notes import identify, note
+from jobcluster_worker.launcher.notes import identify
 from jobcluster_worker.launcher.orphans import Orphans
-from jobcluster_worker.launcher.shapes import Task, TaskKey, id_of, key_of, new_task, no_usage
+from jobcluster_worker.launcher.shapes import TaskKey, key_of, new_task, no_usage
 from jobcluster_worker.launcher.start import Site, Start
 from jobcluster_worker.launcher.starters import Starters
 from jobcluster_worker.launcher.task import Phase, RunningTask
-from jobcluster_worker.launcher.uids import NoUids, Slice, Uids
+from jobcluster_worker.launcher.uids import Slice
 from jobcluster_worker.launcher.wire import Channel, Message, ProtocolError, listen
 
 _LAST_WORDS_SECONDS = 1.0
@@ -54,9 +54,7 @@ class Supervisor:
         self.loop = Loop()
         self.starters = Starters()
         self._grace_seconds = site.bootstrap.grace_seconds
-        self._data = site.bootstrap.data_directory
         self._tasks: dict[TaskKey, RunningTask] = {}
-        self._ends: dict[TaskKey, Task] = {}
         self._leaders: dict[int, RunningTask] = {}
         self._settling: set[RunningTask] = set()
         self._gates: dict[TaskKey, tuple[int, object]] = {}
@@ -64,9 +62,12 @@ class Supervisor:
         self._retired = False
         self._terms = 0
         self._look_at_children = False
-        self._uids = Uids(post.uids) if post.uids is not None else None
+        data = site.bootstrap.data_directory
+        self._admission = Admission(data, post.incarnation, post.name, post.uids)
+        self._uids = self._admission.uids
         self._orphans = Orphans(self._leaders.__contains__, self._is_starting)
-        self._end_log = EndLog(end_log_path(site.bootstrap.state_directory, post.incarnation, post.name))
+        end_log = EndLog(end_log_path(site.bootstrap.state_directory, post.incarnation, post.name))
+        self._ended = Ended(self.loop, data, end_log)
         self._link = Link(self.loop, listener, self._on_command)
         self._control: Channel | None = Channel(control)
         self._watch_all(control)
@@ -80,7 +81,7 @@ class Supervisor:
         while not self._link.idle and self.loop.clock() < last:
             self.loop.step()
         timer.cancel()
-        self._end_log.close(remove=not self._ends)
+        self._ended.close()
 
     def _watch_all(self, control: socket.socket) -> None:
         self.loop.watch(control.fileno(), READ, self._on_launcher)
@@ -128,28 +129,12 @@ class Supervisor:
 
     def ended(self, task: RunningTask) -> None:
         del self._tasks[task.key]
-        if self._uids is not None and task.start.uid is not None:
-            self._uids.give_back(task.start.uid)
+        self._admission.give_back(task.start.uid)
         self._answer_gate(
             task, {"ok": False, "code": task.record["reason"], "error": task.record["error_text"]}
         )
-        self._record_end(task.key, task.record)
-
-    def _record_end(self, key: TaskKey, record: Task) -> None:
-        self._ends[key] = record
-        note(
-            "task_ended",
-            state=record["state"],
-            reason=record["reason"],
-            exit_code=record["exit_code"],
-            signal=record["signal"],
-            **id_of(key),
-        )
-        try:
-            self._end_log.append(record)
-        except OSError as error:
-            note("end_not_written", "error", reason=str(error), **id_of(key))
-        self._link.tell(key, record)
+        self._ended.add(task.key, task.record, task.start.log)
+        self._link.tell(task.key, task.record)
 
     def _answer_gate(self, task: RunningTask, answer: Message) -> None:
         connection, number = self._gates.pop(task.key, (0, None))
@@ -218,27 +203,21 @@ class Supervisor:
                 "name": self.post.name,
                 "capacity": self.post.capacity,
                 "tasks": [task.record for task in self._tasks.values()],
-                "ends": list(self._ends.values()),
+                "ends": self._ended.tasks,
             }
         )
 
     def _start(self, message: Message) -> Message | None:
         spec = checked_spec(message.get("spec"))
         key = key_of(spec)
-        known = self._tasks[key].record if key in self._tasks else self._ends.get(key)
+        known = self._tasks[key].record if key in self._tasks else self._ended.get(key)
         if known is not None:
             return {"ok": False, "code": "claimed", "error": "this supervisor has had it", "task": known}
         if self._retired:
             raise Refused("retired", "this supervisor takes no tasks any more")
         if len(self._tasks) >= self.post.capacity:
             raise Refused("full", f"this supervisor has {self.post.capacity} tasks")
-        uid = self._take_uid()
-        try:
-            directory = self._claim(key, uid)
-        except Refused:
-            if self._uids is not None and uid is not None:
-                self._uids.give_back(uid)
-            raise
+        directory, uid = self._admission.admit(spec, key)
         gated = bool(message.get("prepare_only"))
         start = Start(self.site, spec, key, directory, uid)
         task = self._tasks[key] = RunningTask(self, start, gated, self._grace_seconds)
@@ -248,21 +227,6 @@ class Supervisor:
             self._gates[key] = (self._link.connection, message.get("id"))
             return None
         return {"ok": True}
-
-    def _take_uid(self) -> int | None:
-        try:
-            return self._uids.take() if self._uids is not None else None
-        except NoUids as error:
-            raise Refused("full", str(error)) from None
-
-    def _claim(self, key: TaskKey, uid: int | None) -> Path:
-        claim = Claim(key, self.post.incarnation, self.post.name, -1 if uid is None else uid)
-        try:
-            return claims.take(self._data, claim)
-        except Claimed:
-            raise Refused("claimed", "it was started, stopped or cancelled on this worker before") from None
-        except OSError as error:
-            raise Refused("unavailable", f"claiming: {error}") from error
 
     def _commit(self, message: Message) -> Message:
         task = self._tasks.get(key_of(message["task"]))
@@ -281,10 +245,10 @@ class Supervisor:
         if task is not None:
             task.stop(number, grace, reason)
             return {"ok": True, "known": True}
-        if key in self._ends:
+        if self._ended.get(key) is not None:
             return {"ok": True, "known": True}
         try:
-            self._claim(key, None)
+            self._admission.claim(key)
         except Refused as refusal:
             if refusal.code != "claimed":
                 raise
@@ -292,7 +256,8 @@ class Supervisor:
         # It never started here, and now it never will: a tombstone, and an end that can be told.
         record = new_task(key, "stopped")
         record["reason"], record["finished_at_us"] = reason, time.time_ns() // 1000
-        self._record_end(key, record)
+        self._ended.add(key, record)
+        self._link.tell(key, record)
         return {"ok": True, "known": True}
 
     def _stop_all(self, message: Message) -> Message:
@@ -309,11 +274,7 @@ class Supervisor:
         return {"ok": True, "usage": task.start.leaf.usage() if task.start.leaf is not None else no_usage()}
 
     def _ack(self, message: Message) -> Message:
-        for value in message["tasks"]:
-            key = key_of(value)
-            if self._ends.pop(key, None) is not None:
-                claims.release(self._data, key)
-        self._end_log.forget(self._ends.values())
+        self._ended.acknowledged([key_of(value) for value in message["tasks"]])
         return {"ok": True}
 
     def _retire(self, _message: Message) -> Message:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import os
 import signal
 import time
@@ -82,7 +83,8 @@ class Host(Protocol):
 
     def changed(self, task: RunningTask) -> None: ...
 
-    def ended(self, task: RunningTask) -> None: ...
+    def ended(self, task: RunningTask) -> None:
+        """Its output is to be sealed with its record."""
 
 
 class RunningTask:
@@ -355,7 +357,7 @@ class RunningTask:
         self._close_pipes()
         self._count_usage()
         self._record_end()
-        self._seal()
+        self._record_output()
         self._host.ended(self)
 
     def _close_pipes(self) -> None:
@@ -396,18 +398,18 @@ class RunningTask:
         self.record["state"], self.record["reason"] = cause.state, cause.reason
         self.record["finished_at_us"] = max(time.time_ns() // 1000, self.record["started_at_us"])
 
-    def _seal(self) -> None:
-        log = self.start.log
+    def _record_output(self) -> None:
+        output, log = self.record["output"], self.start.log
         if log is None:
-            self.record["output"]["available"] = False
+            output["available"] = False
             return
-        self.record["output"].update(log.totals())  # type: ignore[typeddict-item]
-        try:
-            log.seal(self.record)
-        except OSError as error:
-            note("output_not_sealed", "error", reason=str(error), **id_of(self.key))
-        finally:
-            log.close()
+        output.update(log.totals())  # type: ignore[typeddict-item]
+        if log.error is not None and log.dropped_bytes and not self.record["error_text"]:
+            # The task itself may have gone well; that not all it wrote was kept must be said all the same.
+            name = errno.errorcode.get(log.error.errno or 0, "EIO")
+            self.record["error_text"] = (
+                f"output: {name}: {log.error.strerror}; {log.dropped_bytes} bytes were dropped"
+            )
 
 
 def _remove_patiently(leaf: Leaf, key: TaskKey) -> None:

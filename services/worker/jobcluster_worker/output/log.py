@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from jobcluster_worker.output.hashes import StreamHashes
 from jobcluster_worker.output.index import HEADER, NOTHING, RECORD_BYTES, STDERR, STDOUT, Record, pack_end
+from jobcluster_worker.sandbox import libc
 
 DATA_NAME = "output"
 INDEX_NAME = "index"
@@ -21,6 +23,10 @@ INDEX_ALLOWANCE = 1 << 20
 """Bytes of index not counted in the cap: an ordinary task keeps exactly ``max_bytes`` of its output."""
 
 _RETRY_SECONDS = 1.0
+# Room for the last records and the end, taken beforehand: they must be told on a full disk too.
+_RESERVE_BYTES = 4096
+_END_BYTES = 3072
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
 
 Write = Callable[[int, "bytes | memoryview"], int]
@@ -63,6 +69,7 @@ class OutputLog:
         self._last_flush = float("-inf")
         self._hashes = StreamHashes()
         self._data_fd, self._index_fd = _create(directory, os_write)
+        self._reserved_bytes = _RESERVE_BYTES
 
     @property
     def must_stop(self) -> bool:
@@ -122,6 +129,9 @@ class OutputLog:
         except OSError as error:
             self.error = self.error or error
             raise
+        if self._reserved_bytes > _RESERVE_BYTES:
+            with contextlib.suppress(OSError):  # what was not needed is given back
+                os.ftruncate(self._index_fd, self._index_bytes)
 
     def close(self) -> None:
         """Closes the files. Again, it does nothing."""
@@ -191,6 +201,20 @@ class OutputLog:
                 os.ftruncate(self._index_fd, self._index_bytes)
             raise
         self._index_bytes += done
+        if self._reserved_bytes - self._index_bytes < _END_BYTES:
+            self._reserve()
+
+    def _reserve(self) -> None:
+        """Two more blocks at a time. Without them nothing more is kept, so that what is left of them is the end's."""
+        wanted = (self._index_bytes // _RESERVE_BYTES + 2) * _RESERVE_BYTES
+        try:
+            libc.reserve(self._index_fd, self._index_bytes, wanted - self._index_bytes)
+        except OSError as error:
+            if error.errno in _FULL:
+                self.error = self.error or error
+                return
+            # A file system that cannot reserve: the end is tried all the same.
+        self._reserved_bytes = wanted
 
     def _now_us(self) -> int:
         return self._wall_clock_ns() // 1000
@@ -205,6 +229,7 @@ def _create(directory: Path, os_write: Write) -> tuple[int, int]:
         try:
             if os_write(index_fd, HEADER) != len(HEADER):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(index_path))
+            _take_first_block(index_fd)
         except OSError:
             os.close(index_fd)
             index_path.unlink()
@@ -214,3 +239,13 @@ def _create(directory: Path, os_write: Write) -> tuple[int, int]:
         data_path.unlink()
         raise
     return data_fd, index_fd
+
+
+def _take_first_block(index_fd: int) -> None:
+    # The first bytes of a file take its first block whole; where blocks are small, more than one is needed.
+    if os.fstat(index_fd).st_blksize < _RESERVE_BYTES:
+        try:
+            libc.reserve(index_fd, 0, _RESERVE_BYTES)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise

@@ -26,9 +26,14 @@ def recover(
 
     :raises FileNotFoundError: if there is no output at all
     :raises OSError: if it cannot be read or written
+    :raises DamagedIndex: if its index is none
     """
     index_fd = os.open(directory / INDEX_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    reader = IndexReader(index_fd)
+    try:
+        reader = IndexReader(index_fd)
+    except BaseException:
+        os.close(index_fd)
+        raise
     try:
         data_fd = os.open(directory / DATA_NAME, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -60,14 +65,18 @@ def _seal_left(
         last = Record(size, last.stdout_end + out, last.stderr_end + err, now_us, last.kind)
         tail = last.pack()
     position = len(HEADER) + count * RECORD_BYTES
-    os.ftruncate(reader.fd, position)
+    if os.fstat(reader.fd).st_size != position:
+        # Not where there is nothing to cut: it would give up the room that was taken for the end.
+        os.ftruncate(reader.fd, position)
     if position == len(HEADER):
         os.pwrite(reader.fd, HEADER, 0)
     _pwrite_all(reader.fd, tail, position)
     kept = _rehash(reader.fd, data_fd)
     given = task.get("output")
     sealed = {**task, "output": {**(given if isinstance(given, dict) else {}), **kept}}
-    _pwrite_all(reader.fd, pack_end(last, now_us, sealed), position + len(tail))
+    end = pack_end(last, now_us, sealed)
+    _pwrite_all(reader.fd, end, position + len(tail))
+    os.ftruncate(reader.fd, position + len(tail) + len(end))
     return sealed
 
 

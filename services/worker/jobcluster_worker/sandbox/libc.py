@@ -44,6 +44,8 @@ RESOLVE_BENEATH: Final = 0x08
 SECCOMP_SET_MODE_FILTER: Final = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 1 << 3
 
+FALLOC_FL_KEEP_SIZE: Final = 1
+
 IN_MODIFY: Final = 0x00000002
 IN_NONBLOCK: Final = os.O_NONBLOCK
 IN_CLOEXEC: Final = os.O_CLOEXEC
@@ -185,6 +187,15 @@ def openat2(directory_fd: int, path: str, flags: int, resolve: int) -> int:
         ctypes.sizeof(how),
         step=f"open {path}",
     )
+
+
+def reserve(fd: int, offset: int, count: int) -> None:
+    """Takes room on the disk for bytes to come; the file's size stays as it is (fallocate(2)).
+
+    :raises OSError: if there is none, or the file system cannot do so
+    """
+    words = (ctypes.c_int(FALLOC_FL_KEEP_SIZE), ctypes.c_long(offset), ctypes.c_long(count))
+    check(int(lib.fallocate(ctypes.c_int(fd), *words)), "fallocate")
 
 
 def inotify_init() -> int:

@@ -99,6 +99,7 @@ class Server:
             left = await self.remains.find(self.supervisors.names, self.supervisors.ungreeted)
             settling = asyncio.create_task(self._settle(left))
             retaining = asyncio.create_task(self._retention().run())
+            mending = asyncio.create_task(self.remains.mend())
             try:
                 serving = asyncio.create_task(self._serve())
                 await self._first_of(serving)
@@ -116,9 +117,9 @@ class Server:
                 with suppress(asyncio.CancelledError):
                     await serving
             finally:
-                settling.cancel()
-                retaining.cancel()
-                await asyncio.gather(settling, retaining, return_exceptions=True)
+                for beside in (settling, retaining, mending):
+                    beside.cancel()
+                await asyncio.gather(settling, retaining, mending, return_exceptions=True)
                 await self.supervisors.close()
         if self.terminate.is_set():
             return 0

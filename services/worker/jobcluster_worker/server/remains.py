@@ -11,6 +11,7 @@ from typing import cast
 
 import structlog
 
+from jobcluster_worker.backoff import delays
 from jobcluster_worker.launcher import claims
 from jobcluster_worker.launcher.claims import Claim, claim_path, task_directory
 from jobcluster_worker.launcher.ends import end_log_path, read_ends
@@ -31,6 +32,9 @@ from jobcluster_worker.output.recovery import recover
 from jobcluster_worker.server.tasks import TaskTable
 
 log = structlog.get_logger()
+
+MEND_SECONDS = (1.0, 60.0)
+"""Between two tries, the first and the longest: each reads the whole output."""
 
 _SERVER = "server"
 """Whose claim an attempt is that was stopped before it was here."""
@@ -64,6 +68,9 @@ class Remains:
         self._settling = asyncio.Lock()
         self._logs: dict[Path, set[TaskKey]] = {}
         """End logs of the dead, and which of their ends are not acknowledged."""
+        self._unsealed: dict[TaskKey, Task] = {}
+        """Outputs without an end that could not be given one (a full disk). Their claims are not released."""
+        self._to_mend = asyncio.Event()
 
     def directory(self, key: TaskKey) -> Path:
         return task_directory(self._data, key)
@@ -103,7 +110,7 @@ class Remains:
         try:
             with OutputReader(self.directory(key)) as reader:
                 return cast("Task | None", reader.sealed())
-        except (OSError, ValueError):
+        except (OSError, ValueError, DamagedIndex):
             return None
 
     async def find(self, alive: set[str], ungreeted: set[str]) -> Left:
@@ -162,10 +169,30 @@ class Remains:
 
     def release(self, keys: Iterable[TaskKey]) -> None:
         """The ends of these, which no living supervisor holds, are durable at the controller."""
-        known = list(keys)
+        known = [key for key in keys if key not in self._unsealed]
         for key in known:
             claims.release(self._data, key)
         self._trim_logs(known)
+
+    async def mend(self) -> None:
+        """Seals the outputs that could not be sealed, once they can be. Until it is cancelled."""
+        waits = delays(*MEND_SECONDS)
+        while True:
+            await self._to_mend.wait()
+            await asyncio.sleep(next(waits))
+            for key, task in list(self._unsealed.items()):
+                try:
+                    await asyncio.to_thread(recover, self.directory(key), task)
+                except FileNotFoundError:
+                    pass  # it is gone, and nobody will read it
+                except (OSError, DamagedIndex):
+                    continue
+                del self._unsealed[key]
+                if self._table.get(key) is None:
+                    self.release([key])
+            if not self._unsealed:
+                self._to_mend.clear()
+                waits = delays(*MEND_SECONDS)
 
     async def _settle(self, claim: Claim, logged: Task | None) -> None:
         # One at a time: a supervisor that was dying when this server began is found, and told of, both.
@@ -175,9 +202,12 @@ class Remains:
                 return
             try:
                 task = await asyncio.to_thread(self._end, claim, logged)
-            except OSError as error:
+            except (OSError, DamagedIndex) as error:
                 log.error("output_not_recovered", reason=str(error), **id_of(claim.key))
                 task = logged or self._lost_task(claim)
+                if isinstance(error, OSError):
+                    self._unsealed[claim.key] = task
+                    self._to_mend.set()
         log.info("task_recovered", state=task["state"], reason=task["reason"], **id_of(claim.key))
         self._table.update(task, None)
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from jobcluster_worker.launcher.ends import COMPACT_BYTES, EndLog, end_log_path, read_ends
 from jobcluster_worker.launcher.shapes import Task, new_task
+
+from tests.unit.worker.full_disk import files_of_at_most
 
 
 def ended(number: int, text: str = "") -> Task:
@@ -23,19 +21,6 @@ def ended(number: int, text: str = "") -> Task:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "incarnation.s1.log"
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """A disk that is full: writes beyond the size fail (setrlimit(2))."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def test_ends_are_read_in_the_order_of_their_appends(path: Path) -> None:
@@ -104,6 +89,21 @@ def test_an_end_that_a_full_disk_refused_is_written_with_the_next_and_leaves_no_
     assert read_ends(path) == [ended(1)]
     log.append(ended(3))
     assert read_ends(path) == [ended(1), ended(2), ended(3)]
+
+
+def test_of_ends_that_could_not_be_written_those_not_acknowledged_are_written_at_the_close(
+    path: Path,
+) -> None:
+    log = EndLog(path)
+    with files_of_at_most(0):
+        for number in (1, 2):
+            with pytest.raises(OSError, match="File too large"):
+                log.append(ended(number))
+        log.forget([ended(2)])
+        log.close(remove=False)
+    assert read_ends(path) == []
+    log.close(remove=False)
+    assert read_ends(path) == [ended(2)]
 
 
 def test_the_file_is_named_after_incarnation_and_supervisor(tmp_path: Path) -> None:

@@ -13,25 +13,31 @@ from tests.unit.worker.launcher.connection import Supervisor, Task, as_id, facts
 from tests.unit.worker.launcher.worker import Worker
 
 
-def test_the_commands_after_one_that_fails_are_carried_out(worker: Worker) -> None:
+def test_an_acknowledgement_that_cannot_be_carried_out_holds_up_nothing_that_came_with_it(
+    worker: Worker,
+) -> None:
     supervisor = worker.supervisor()
-    key = supervisor.start("true")
-    supervisor.end(key)
-    # The claim cannot be removed.
-    claim = worker.data / "claims" / f"{key[0]}.0.1"
-    claim.unlink()
-    claim.mkdir()
-    number = "ack-1"
+    keys = []
+    for _ in range(2):
+        keys.append(supervisor.start("true"))
+        supervisor.end(keys[-1])
+    # The first claim cannot be removed.
+    claims = [worker.data / "claims" / f"{key[0]}.0.1" for key in keys]
+    claims[0].unlink()
+    claims[0].mkdir()
     for message in (
-        {"op": "ack", "id": number, "tasks": [as_id(key)]},
+        {"op": "ack", "id": "ack-1", "tasks": [as_id(key) for key in keys]},
+        {"op": "no such command", "id": "none-1"},
         {"op": "start", "id": "start-1", "spec": spec_of("true", job_id="after")},
     ):
         supervisor.channel.queue(message)
     supervisor.channel.flush()
-    supervisor.wait(lambda: len(supervisor.replies) == 2, "both replies", 5)
-    assert supervisor.replies[number]["code"] == "unavailable"
+    supervisor.wait(lambda: {"ack-1", "none-1", "start-1"} <= set(supervisor.replies), "all replies", 5)
+    assert supervisor.replies["none-1"]["code"] == "invalid"
     assert supervisor.replies["start-1"]["ok"]
     assert facts(supervisor.end(("after", 0, 1)))[0] == "succeeded"
+    assert not claims[1].is_symlink()
+    assert "releasing" in worker.errors.read_text()
 
 
 def test_every_start_of_a_batch_whose_sender_dies_is_carried_out_or_unknown(worker: Worker) -> None:

@@ -177,3 +177,18 @@ def test_an_output_is_made_once_and_nothing_is_left_of_one_that_could_not_be_mad
         OutputLog(tmp_path, max_bytes=10)
     log.close()
     log.close()
+
+
+def test_room_for_the_end_is_taken_while_the_index_grows_and_what_is_left_of_it_given_back(
+    tmp_path: Path,
+) -> None:
+    log = OutputLog(tmp_path, max_bytes=1 << 20)
+    index = tmp_path / "index"
+    for number in range(200):
+        log.write(number % 2, b"x", float(number))
+        stat = index.stat()
+        assert stat.st_blocks * 512 - stat.st_size >= 3000
+    log.seal({"state": "succeeded"})
+    log.close()
+    stat = index.stat()
+    assert stat.st_blocks * 512 - stat.st_size < 4096

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,10 @@ from jobcluster_worker.output.index import STDOUT
 from jobcluster_worker.output.log import OutputLog
 from jobcluster_worker.server.remains import Remains
 from jobcluster_worker.server.tasks import TaskTable
+from structlog.testing import capture_logs
+
+from tests.unit.worker.full_disk import files_of_at_most
+from tests.unit.worker.launcher.process_tree import wait_until
 
 
 class Disk:
@@ -100,6 +105,34 @@ async def test_an_end_is_found_in_the_output_or_in_the_end_log_of_the_dead(disk:
     assert path.exists()
     disk.remains.release([bare, sealed])
     assert (path.exists(), disk.claims()) == (False, set())
+
+
+async def test_an_output_that_cannot_be_sealed_keeps_its_claim_till_it_is(disk: Disk) -> None:
+    key = disk.task("full", output=b"12345")
+    path = disk.logged("before", "s1", disk.ended(key, "failed", 7))
+    with files_of_at_most(0), capture_logs():
+        await disk.look()
+        # Told as it was logged, for the controller must know; and nobody may take the output for a whole one.
+        assert disk.known(key)["exit_code"] == 7
+        assert disk.remains.end_of(key) is None
+        disk.table.forget(key)
+        disk.remains.release([key])
+        assert (disk.claims(), path.exists()) == ({key}, True)
+        mending = asyncio.create_task(disk.remains.mend())
+        await asyncio.sleep(0)
+    await asyncio.to_thread(wait_until, lambda: not disk.claims(), "the release of its claim")
+    mending.cancel()
+    end = disk.remains.end_of(key)
+    assert end is not None
+    assert (end["exit_code"], end["output"]["merged"]["bytes"], path.exists()) == (7, 5, False)
+
+
+async def test_an_output_whose_index_is_damaged_holds_up_no_other(disk: Disk) -> None:
+    damaged, good = disk.task("a-damaged", output=b"12345"), disk.task("good", output=b"12345")
+    (disk.remains.directory(damaged) / "index").write_bytes(bytes(48))
+    await disk.look()
+    assert {disk.known(key)["state"] for key in (damaged, good)} == {"lost"}
+    assert (disk.remains.end_of(damaged), disk.remains.end_of(good)) == (None, disk.known(good))
 
 
 async def test_claims_of_living_supervisors_are_theirs_and_those_of_silent_ones_are_starting(

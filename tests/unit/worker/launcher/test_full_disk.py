@@ -1,0 +1,77 @@
+"""A supervisor on a full disk: starts are refused before anything is made, ends are told, outputs sealed later."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from jobcluster_worker.output.index import IndexReader
+
+from tests.unit.worker.full_disk import small_disk
+from tests.unit.worker.launcher.connection import text_of
+from tests.unit.worker.launcher.process_tree import wait_until
+from tests.unit.worker.launcher.worker import Worker
+
+
+def sealed(directory: Path) -> dict[str, object] | None:
+    reader = IndexReader(os.open(directory / "index", os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        return reader.end()
+    finally:
+        reader.close()
+
+
+def allow_files(pid: int, size: int) -> None:
+    """From now on the process can make no file longer than that."""
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+def test_a_start_without_room_is_refused_with_the_reason_and_leaves_nothing(
+    begin: Callable[..., Worker], tmp_path: Path
+) -> None:
+    with small_disk(tmp_path, 4 << 20):
+        worker = begin(data_directory=str(tmp_path))
+        supervisor = worker.supervisor()
+        (tmp_path / "ballast").write_bytes(bytes(7 << 19))
+        key, reply = supervisor.try_start("true")
+        assert (reply["ok"], reply["code"]) == (False, "unavailable")
+        assert reply["error"].startswith(f"ENOSPC: {tmp_path}: ") and "bytes are free" in reply["error"]
+        (tmp_path / "ballast").unlink()
+        _, reply = supervisor.try_start("true", files={"big": "x" * (7 << 19)})
+        assert reply["code"] == "unavailable"
+        assert [list((tmp_path / name).iterdir()) for name in ("claims", "jobs")] == [[], []]
+        # The very same attempt, now that there is room.
+        supervisor.start("true", job_id=key[0])
+        assert supervisor.end(key)["state"] == "succeeded"
+        worker.close()
+
+
+def test_an_end_that_could_be_written_nowhere_is_told_and_its_output_is_sealed_when_there_is_room(
+    begin: Callable[..., Worker],
+) -> None:
+    worker = begin()
+    supervisor = worker.supervisor()
+    (pid,) = worker.supervisor_pids()
+    key = supervisor.start("sh", "-c", "echo kept; while [ ! -e go ]; do sleep 0.01; done; echo lost; exit 3")
+    directory = worker.data / "jobs" / key[0] / "0.1"
+    index = directory / "index"
+    wait_until(lambda: index.exists() and index.stat().st_size > 16, "its first record")
+    allow_files(pid, 0)
+    (directory / "work" / "go").touch()
+    task = supervisor.end(key)
+    assert (task["state"], task["exit_code"]) == ("failed", 3)
+    assert "EFBIG" in task["error_text"] and "5 bytes were dropped" in task["error_text"]
+    assert (task["output"]["merged"]["bytes"], task["output"]["dropped_bytes"]) == (5, 5)
+    supervisor.ack(key)
+    # Acknowledged, and yet not released: its claim says that there is something to be done.
+    assert sealed(directory) is None
+    assert f"{key[0]}.0.1" in worker.claims()
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    wait_until(lambda: sealed(directory), "its end in the output")
+    assert sealed(directory) == task
+    assert text_of(task) == "kept\n"
+    wait_until(lambda: not worker.claims(), "the release of its claim")
