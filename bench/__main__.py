@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import measures
+from bench import followers, measures
 from bench.client import Target
 from bench.figures import LATEST, Result, print_table, write
 from tests.integration.cluster import running_cluster
@@ -25,6 +25,9 @@ def measure(cluster: measures.Cluster, scale: float) -> list[Result]:
     results.append(measures.first_byte(cluster, few(10), 1.0))
     results.append(measures.output(cluster, few(128)))
     results.append(measures.control_calls(cluster, few(4000)))
+    results.append(followers.latency(cluster, few(200)))
+    # Last: what so many readers leave behind in the processes' memory is nobody else's to carry.
+    results += followers.followers(cluster, few(200))
     return results
 
 

@@ -7,7 +7,7 @@ import json
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 
@@ -63,11 +63,23 @@ class Connection:
         status, headers = await self.send(method, path, body)
         return status, await self._streams()[0].readexactly(int(headers["content-length"]))
 
-    async def first_chunk(self) -> bytes:
-        """The first chunk of an answer whose headers were read; the connection is of no use afterwards."""
+    async def job(self, path: str) -> dict[str, Any]:
+        """A job, asked for at ``path``."""
+        status, body = await self.call("GET", path)
+        if status != 200:
+            raise RuntimeError(f"GET {path}: {status}")
+        job: dict[str, Any] = json.loads(body)
+        return job
+
+    async def next_chunk(self) -> bytes:
+        """The next chunk of an answer whose headers were read; empty at its end."""
         reader, _ = self._streams()
         size = int(await reader.readline(), 16)
-        return await reader.readexactly(size)
+        return (await reader.readexactly(size + 2))[:size]
+
+    def stall(self) -> None:
+        """Takes nothing more from the socket."""
+        cast(asyncio.Transport, self._streams()[1].transport).pause_reading()
 
     def _streams(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._reader is None or self._writer is None:

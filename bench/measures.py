@@ -101,7 +101,7 @@ def first_byte(cluster: Cluster, count: int, rest_seconds: float) -> Result:
             began = time.perf_counter()
             job = await post(control, {"command": "echo x"})
             status, _ = await reading.send("GET", f"/v1/jobs/{job['job_id']}/output?follow=true")
-            if status != 200 or await reading.first_chunk() != b"x\n":
+            if status != 200 or await reading.next_chunk() != b"x\n":
                 raise RuntimeError(f"output: {status}")
             return time.perf_counter() - began
 
