@@ -21,19 +21,33 @@ def layout_in(build: Path, certs: Path) -> Layout:
         run=build / "run",
         state=build / "state",
         settings=build / "settings",
-        http_port=int(os.environ.get("JOBCLUSTER_HTTP_PORT", "8443")),
-        grpc_port=int(os.environ.get("JOBCLUSTER_GRPC_PORT", "7443")),
+        http_port=port("JOBCLUSTER_HTTP_PORT", 8443),
+        grpc_port=port("JOBCLUSTER_GRPC_PORT", 7443),
     )
+
+
+def port(variable: str, default: int) -> int:
+    """
+    :raises ClusterError: if the variable has no port.
+    """
+    given = os.environ.get(variable, str(default))
+    if not (given.isascii() and given.isdigit() and 0 < int(given) < 65536):
+        raise ClusterError(f"{variable} is {given!r}: a port is a number from 1 to 65535")
+    return int(given)
 
 
 def start(layout: Layout, env: Path, workers: int) -> None:
     cluster = LocalCluster(layout, workers)
     if running := cluster.running():
         raise ClusterError(f"it runs already ({' '.join(running)}); `make stop` first")
-    for port in (layout.http_port, layout.grpc_port):
-        if not port_is_free(port):
+    for number, variable in (
+        (layout.http_port, "JOBCLUSTER_HTTP_PORT"),
+        (layout.grpc_port, "JOBCLUSTER_GRPC_PORT"),
+    ):
+        if not port_is_free(number):
             raise ClusterError(
-                f"port {port} is taken by another program; stop that first (ss -ltnp 'sport = {port}')"
+                f"port {number} is taken by another program (ss -ltnp 'sport = {number}' names it);"
+                f" stop that first, or set {variable} to another port"
             )
     cluster.start()
     write_env(

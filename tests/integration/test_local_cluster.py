@@ -105,7 +105,10 @@ def test_a_second_start_and_taken_ports_are_refused_and_overwrite_nothing(backgr
         with socket.create_server(("127.0.0.1", port)):
             refused = background.call("start")
         assert refused.returncode == 1
-        assert f"port {port} is taken" in refused.stderr
+        assert f"port {port} is taken" in refused.stderr and "set JOBCLUSTER_" in refused.stderr
+    for wrong in ("x", "0", "65536", "-1"):
+        refused = tool("tools.cluster", "start", JOBCLUSTER_GRPC_PORT=wrong)
+        assert refused.returncode == 1 and refused.stderr.startswith("start: JOBCLUSTER_GRPC_PORT is")
     assert written() == before
     assert list(background.layout.run.glob("*.pid")) == []
 
