@@ -23,13 +23,13 @@ def block_device(directory: Path) -> str:
     return disk_of(number)
 
 
-def disk_of(number: int) -> str:
+def disk_of(number: int, known: Path = _BLOCK) -> str:
     """The whole disk of a partition, else the device itself (a mapped device has its own queue, and is limited there).
 
     :raises NoDevice: the kernel has no such block device
     """
     name = f"{os.major(number)}:{os.minor(number)}"
-    entry = _BLOCK / name
+    entry = known / name
     if not entry.exists():
         raise NoDevice(f"block device {name} is not in /sys/dev/block")
     if (entry / "partition").exists():
@@ -37,9 +37,9 @@ def disk_of(number: int) -> str:
     return name
 
 
-def is_stacked(device: str) -> bool:
+def is_stacked(device: str, known: Path = _BLOCK) -> bool:
     """Whether the device is made of others (dm, md)."""
-    slaves = _BLOCK / device / "slaves"
+    slaves = known / device / "slaves"
     return slaves.is_dir() and any(slaves.iterdir())
 
 

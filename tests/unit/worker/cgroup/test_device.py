@@ -48,12 +48,56 @@ def test_a_visible_upper_layer_gives_its_disk(tmp_path: Path) -> None:
     assert device._below_overlay(Path("/"), f"rw,upperdir={tmp_path},workdir=/w") == expected
 
 
-def test_a_partition_gives_the_disk_it_is_on() -> None:
-    partitions = list(Path("/sys/dev/block").glob("*/partition"))
-    for partition in partitions:
-        major, minor = partition.parent.name.split(":")
-        disk = device.disk_of(os.makedev(int(major), int(minor)))
-        assert not (Path("/sys/dev/block") / disk / "partition").exists()
+DISKS = {  # by what sysfs calls them: number, and what they are made of
+    "sda": ("8:0", ()),
+    "sda/sda2": ("8:2", ()),
+    "nvme0n1": ("259:0", ()),
+    "nvme0n1/nvme0n1p1": ("259:1", ()),
+    "loop0": ("7:0", ()),
+    "loop0/loop0p1": ("259:5", ()),
+    "dm-0": ("253:0", ("sda2",)),
+    "md127": ("9:127", ("sda2", "nvme0n1p1")),
+    "md127/md127p1": ("259:6", ()),
+}
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Path:
+    """A tree as the kernel has it in /sys/dev/block: links by number to directories of which partitions are inside."""
+    links = tmp_path / "dev" / "block"
+    links.mkdir(parents=True)
+    for name, (number, slaves) in DISKS.items():
+        entry = tmp_path / "devices" / name
+        (entry / "slaves").mkdir(parents=True)
+        (entry / "dev").write_text(f"{number}\n")
+        for slave in slaves:
+            (entry / "slaves" / slave).mkdir()
+        if "/" in name:
+            (entry / "partition").write_text("1\n")
+        (links / number).symlink_to(f"../../devices/{name}")
+    return links
+
+
+@pytest.mark.parametrize(
+    ("given", "limited"),
+    [
+        ("8:0", "8:0"),
+        ("8:2", "8:0"),  # the kernel refuses a partition: ENODEV
+        ("259:1", "259:0"),
+        ("259:5", "7:0"),
+        ("253:0", "253:0"),  # a mapped device has a queue of its own
+        ("9:127", "9:127"),
+        ("259:6", "9:127"),
+    ],
+)
+def test_the_device_that_is_limited_is_the_whole_one(known: Path, given: str, limited: str) -> None:
+    major, minor = map(int, given.split(":"))
+    assert device.disk_of(os.makedev(major, minor), known) == limited
+
+
+def test_devices_made_of_others_are_known_so_that_no_byte_is_counted_twice(known: Path) -> None:
+    stacked = {name for name, (number, _) in DISKS.items() if device.is_stacked(number, known)}
+    assert stacked == {"dm-0", "md127"}
 
 
 def test_a_disk_gives_itself_and_an_unknown_number_is_an_error() -> None:
