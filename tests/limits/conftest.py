@@ -125,6 +125,25 @@ def new_yard(scratch: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def cluster(scratch: Path) -> Iterator[Any]:
+    from tests.limits.placed import two_workers  # needs more than the stdlib, which not every guest has
+
+    with two_workers(scratch) as started:
+        yield started
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """Shows figures that were measured, also when the test holds."""
+
+    def show(**figures: float) -> None:
+        with capsys.disabled():
+            sys.stdout.write(" ".join(["", *(f"{name}={value:.4g}" for name, value in figures.items()), ""]))
+
+    return show
+
+
+@pytest.fixture(scope="session")
 def system_python() -> str:
     return python_for_all()
 

@@ -85,6 +85,7 @@ def two_workers(scratch: Path) -> Iterator[PlacedCluster]:
     Their templates are in a clone that root alone can read.
     """
     home = Path(tempfile.mkdtemp(dir=scratch, prefix="stack-"))
+    home.chmod(0o755)  # what is kept from jobs below is kept by more than this
     templates = home / "clone" / "templates"
     templates.parent.mkdir(mode=0o700)
     shutil.copytree(REPOSITORY / "examples" / "templates", templates)
