@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.integration.cluster import Cluster, eventually, running_cluster
@@ -135,3 +137,95 @@ def test_a_worker_stops_in_order_on_a_full_disk_and_nothing_of_it_is_lost(small:
         ended = small.job(job["job_id"])
         assert (ended["state"], ended["reason"]) == ("stopped", "worker_shutdown"), ended
         assert ended["output"]["bytes"] == 6
+
+
+@contextmanager
+def cluster_with_small_store(directory: Path) -> Iterator[tuple[Cluster, Path]]:
+    """A cluster whose store alone lies on a small disk."""
+    disk = directory / "store"
+    disk.mkdir()
+    settings = {"store": {"path": str(disk / "controller.sqlite3")}}
+    with (
+        small_disk(disk, DISK_BYTES),
+        running_cluster(directory, workers=1, controller_settings=settings) as cluster,
+    ):
+        yield cluster, disk
+
+
+def ready(cluster: Cluster) -> bool:
+    with cluster.client() as client:
+        answer = client.get("/readyz")
+        assert answer.status_code in (200, 503)
+        return answer.status_code == 200
+
+
+def post_until_refused(cluster: Cluster, key: str) -> tuple[list[str], httpx2.Response]:
+    """The jobs that were acknowledged, each with 64 KiB to be stored, and the answer that was none."""
+    acknowledged: list[str] = []
+    with cluster.client() as client:
+        for number in range(1000):
+            body = {"command": "true", "env": {"FILLER": "x" * 65536}, "name": "filler"}
+            answer = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": f"{key}-{number}"})
+            if answer.status_code != 201:
+                return acknowledged, answer
+            acknowledged.append(answer.json()["job_id"])
+    raise AssertionError("the disk was never full")
+
+
+def test_a_store_on_a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    with cluster_with_small_store(tmp_path) as (cluster, disk):
+        running = cluster.post(NEIGHBOUR)["job_id"]
+        eventually(lambda: cluster.output(running) == b"begun\n", what="its first line")
+        assert ready(cluster)
+        with filled(disk):
+            acknowledged, refused = post_until_refused(cluster, "first")
+            assert refused.status_code == 503, refused.text
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert "full" in refused.json()["detail"] and int(refused.headers["retry-after"]) > 0
+            assert not ready(cluster)
+            with cluster.client() as client:
+                assert client.get("/healthz").status_code == 200
+            # What was known before is told on, and the worker is not given up.
+            assert cluster.job(running)["state"] == "running"
+            assert cluster.output(running) == b"begun\n"
+            assert cluster.list_workers()[0]["state"] == "ready"
+            # An end that cannot be committed is not shown, and stays with its worker.
+            (task_directory(cluster.job(running)) / "work" / "go").touch()
+            claims = tmp_path / "worker-1" / "data" / "claims"
+            index = task_directory(cluster.job(running)) / "index"
+            eventually(lambda: b'"exit_code":5' in index.read_bytes(), what="its end on the worker")
+            assert cluster.job(running)["state"] == "running"
+            assert (claims / f"{running}.0.1").is_symlink()
+        eventually(lambda: ready(cluster), what="a store that commits")
+        assert cluster.until(running, "failed")["exit_code"] == 5
+        eventually(lambda: not (claims / f"{running}.0.1").is_symlink(), what="its acknowledgement")
+        # The very call that was refused, again.
+        body = {"command": "true", "env": {"FILLER": "x" * 65536}, "name": "filler"}
+        key = f"first-{len(acknowledged)}"
+        with cluster.client() as client:
+            answer = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": key})
+            assert answer.status_code == 201, answer.text
+            acknowledged.append(answer.json()["job_id"])
+        for job_id in acknowledged:
+            assert cluster.until(job_id, "succeeded")
+        cluster.controller.signal(signal.SIGKILL)
+        cluster.controller.wait()
+        cluster.controller.start()
+        cluster.wait_ready(1)
+        with cluster.client() as client:
+            listed = client.get("/v1/jobs", params={"name": "filler", "limit": 1000}).json()["jobs"]
+        assert {job["job_id"] for job in listed} == set(acknowledged)
+
+
+def test_a_controller_that_finds_its_disk_full_says_so_and_starts_when_there_is_room(tmp_path: Path) -> None:
+    with cluster_with_small_store(tmp_path) as (cluster, disk):
+        job = cluster.run({"command": "true"})
+        assert cluster.controller.stop() == 0
+        with filled(disk):
+            cluster.controller.start()
+            assert cluster.controller.wait() == 2
+            said = cluster.controller.log.read_text().splitlines()[-1]
+            assert "controller.sqlite3" in said and "no room on its disk" in said
+        cluster.controller.start()
+        cluster.wait_ready(1)
+        assert cluster.job(job["job_id"])["state"] == "succeeded"

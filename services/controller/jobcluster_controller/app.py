@@ -87,6 +87,7 @@ class Controller:
                 self._enrolment,
                 Metrics(parts.registry, lambda: parts.jobs.open_outputs),
                 ready=lambda: self._ready,
+                check_store=store.check,
                 events=parts.events,
             )
             servicer = ControllerServicer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,10 @@ class LiveRequests:
             task.cancel()
 
 
+async def _well() -> None:
+    """A store in memory always is."""
+
+
 @dataclass(slots=True)
 class Doors:
     """The services, and whether they are ready for callers."""
@@ -62,6 +66,8 @@ class Doors:
     enrolment: Enrolment
     metrics: Metrics
     ready: Callable[[], bool] = lambda: True
+    check_store: Callable[[], Awaitable[None]] = _well
+    """Raises Unavailable while nothing can be committed."""
     describe: Callable[[], Mapping[str, Any]] = dict
     """Gives the OpenAPI document."""
     events: Events = field(default_factory=Events)

@@ -20,6 +20,7 @@ async def readyz(call: Call) -> ASGIApp:
     """Whether it takes jobs"""
     if not call.doors.ready():
         raise Unavailable("the controller is starting or stopping")
+    await call.doors.check_store()
     return answer({"status": "ready"})
 
 

@@ -14,6 +14,7 @@ from .protocol import StoreRefused
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _APPLICATION_ID = 0x4A434C53  # "JCLS", in the file's header: another program's database is not ours to change
+_NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
 _MIGRATION = re.compile(r"(\d{4})_\w+\.sql")
 
 
@@ -72,6 +73,10 @@ def _refused(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorname", "") in _NO_ROOM:
+            raise StoreRefused(
+                f"{path}: the store cannot be opened: no room on its disk; make some"
+            ) from error
         raise StoreRefused(f"{path}: the store cannot be read: {error}; restore it from a backup") from error
     except OSError as error:
         reason = error.strerror or error
@@ -118,6 +123,11 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def touch(connection: sqlite3.Connection) -> None:
+    """Writes a page as it is."""
+    connection.execute(f"PRAGMA user_version = {_pragma(connection, 'user_version')}")
 
 
 def _check(path: Path, connection: sqlite3.Connection) -> None:

@@ -77,6 +77,16 @@ class SqliteStore:
         self._writer.submit(Write(future, run=run))
         return future
 
+    async def check(self) -> None:
+        """Whether writes are committed; where the last one was not, by one that changes nothing.
+
+        :raises Unavailable: they are not.
+        """
+        if self._writer.failed:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._writer.submit(Write(future, run=opening.touch))
+            await future
+
     async def job(self, job_id: str) -> Job | None:
         rows = await self._read(lambda: self._jobs("get_job", {"job_id": job_id}))
         return rows[0][1] if rows else None

@@ -59,6 +59,8 @@ class Writer:
         self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self.commits = 0
+        self.failed = False
+        """Whether the disk refused the last commit that was tried."""
         self._thread.start()
 
     def submit(self, write: Write) -> None:
@@ -105,6 +107,7 @@ class Writer:
             results = self._transaction(group)
         except Exception as error:
             if len(group) == 1:
+                self.failed = isinstance(error, sqlite3.Error)
                 return [(group[0].future, None, _as_unavailable(error))]
             # One of them is at fault, or the disk: each alone tells which, and none fails for its neighbour.
             return [outcome for write in group for outcome in self._commit_group([write])]
@@ -127,6 +130,7 @@ class Writer:
                 self._connection.execute("ROLLBACK")
             raise
         self.commits += 1
+        self.failed = False
         return results
 
     def _insert(self, job: Job, key: IdempotencyKey | None) -> Repeat | None:

@@ -152,6 +152,19 @@ async def test_readyz_says_when_it_is_not(house: House) -> None:
         assert (await client.get("/healthz")).status_code == 200
 
 
+async def test_readyz_says_when_nothing_can_be_committed(house: House) -> None:
+    async def check() -> None:
+        raise Unavailable("the store could not commit: database or disk is full")
+
+    house.doors.check_store = check
+    async with house.client(None) as client:
+        answer = await client.get("/readyz")
+        assert (answer.status_code, checked_problem(answer).detail) == (
+            503,
+            "the store could not commit: database or disk is full",
+        )
+
+
 async def test_metrics_have_no_label_with_an_id(house: House) -> None:
     async with house.client(Role.VIEWER) as client:
         for n in range(3):
