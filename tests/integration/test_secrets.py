@@ -286,8 +286,14 @@ def check_json(story: Story, logs: dict[str, str]) -> None:
     for event in ours:
         if event["event"].startswith("task_"):
             assert {"job_id", "task_rank", "attempt", "worker_id"} <= event.keys(), event
-        if event["event"] in ("request_served", "http_refused", "rpc_served", "rpc_refused"):
+        if event["event"] in ("request_served", "http_refused", "rpc_served", "rpc_refused", "job_accepted"):
             assert event["request_id"]
+    accepted = {e["job_id"]: e for e in ours if e["event"] == "job_accepted"}
+    ended = {e["job_id"]: e for e in ours if e["event"] == "job_ended"}
+    assert len(accepted) > 5 and accepted.keys() == ended.keys()
+    # The end is the worker's news, and no part of the request that happened to begin the work on it.
+    assert not any("request_id" in event for event in ended.values())
+    assert all(event["attempt"] and event["worker_id"] for event in ended.values())
     # One request's output: the door's event and the worker's carry one id.
     here = {e["request_id"] for e in ours if e["event"] == "request_served" and "output" in (e["path"] or "")}
     there = {
