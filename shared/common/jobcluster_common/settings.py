@@ -65,8 +65,18 @@ def _resolve(value: object, info: ValidationInfo) -> Path:
     return Path(os.path.abspath(base / Path(value).expanduser()))
 
 
+# A token, or a key in PEM, where the name of its file was meant: it must not be shown.
+_SECRET_ITSELF = re.compile(r"^[A-Za-z0-9+/=_-]{32,}$|-----")
+
+
 def _must_be_file(value: Path) -> Path:
-    if not value.is_file():
+    try:
+        found = value.is_file()
+    except OSError:  # a name that no file system would take
+        found = False
+    if not found and _SECRET_ITSELF.search(value.name):
+        raise ValueError("must name the file that holds it, and not be the secret itself; name that file")
+    if not found:
         raise ValueError(f"no such file: {value}; make it, or name another")
     if not os.access(value, os.R_OK):
         raise ValueError(f"cannot be read: {value}; let this user read it")

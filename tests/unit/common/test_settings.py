@@ -1,6 +1,9 @@
+import json
+import secrets
 from pathlib import Path
 
 import pytest
+from jobcluster_common.certificates import key_pem, make_key
 from jobcluster_common.settings import (
     Address,
     AnyPath,
@@ -137,6 +140,16 @@ def test_a_missing_key_says_where_to_put_it(file: Path) -> None:
     file.write_text("[http_server]\n")
     line = fault(file, model=Needs)
     assert line == f"{file}: http_server.addr: missing; add it there, or set JOBCLUSTER_HTTP_SERVER__ADDR"
+
+
+@pytest.mark.parametrize(
+    "secret", [secrets.token_urlsafe(32), key_pem(make_key()).decode()], ids=["token", "key"]
+)
+def test_a_secret_in_place_of_its_files_name_is_refused_and_not_shown(file: Path, secret: str) -> None:
+    file.write_text(f'[grpc_server]\naddr = "127.0.0.1:0"\nca_file = {json.dumps(secret)}\n')
+    line = fault(file)
+    assert line.startswith(f"{file}: grpc_server.ca_file: must name the file that holds it")
+    assert not any(part in line for part in secret.split("\n") if len(part) > 20)
 
 
 def test_a_missing_file_named_by_a_key_is_refused_at_start(file: Path) -> None:
