@@ -68,7 +68,9 @@ class JobsQuery(Closed):
         default_factory=list, description="key=value; several must all match"
     )
     array_id: str | None = None
-    limit: Annotated[int, _number(True, 1, 1000)] = 100
+    limit: Annotated[int, _number(True, 1, 1000)] = Field(
+        100, description="at most so many on a page; fewer where jobs carry much"
+    )
     cursor: Annotated[str, Field(max_length=1024)] | None = Field(
         None, description="the next_cursor given before"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -24,6 +25,9 @@ from .writer import LAZY_SECONDS, Write, Writer, key_parameters
 log = structlog.get_logger()
 T = TypeVar("T")
 _QUERIES = Path(__file__).with_name("queries.sql")
+
+# A job may have 2 MiB of files and stdin in its spec: of such ones a page has fewer than were asked for.
+PAGE_BYTES_MAX = 8 << 20
 
 
 class SqliteStore:
@@ -97,10 +101,8 @@ class SqliteStore:
 
     async def list_jobs(self, which: JobFilter) -> tuple[list[Job], str | None]:
         name, parameters = _list_statement(which)
-        rows = await self._read(lambda: self._jobs(name, parameters))
-        shown = rows[: which.limit]
-        following = cursor.encode(shown[-1][0]) if shown and len(rows) > len(shown) else None
-        return [job for _, job in shown], following
+        shown, more = await self._read(lambda: self._page(name, parameters, which.limit))
+        return [job for _, job in shown], cursor.encode(shown[-1][0]) if more else None
 
     async def active_jobs(self) -> list[Job]:
         rows = await self._read(lambda: self._jobs("active_jobs", {}))
@@ -127,6 +129,18 @@ class SqliteStore:
 
     def _rows(self, name: str, parameters: dict[str, Any]) -> list[Any]:
         return self._reader.execute(self._sql[name], parameters).fetchall()
+
+    def _page(self, name: str, parameters: dict[str, Any], limit: int) -> tuple[list[tuple[int, Job]], bool]:
+        """As many jobs as are asked for and as fit into a page, and whether there are more."""
+        shown: list[tuple[int, Job]] = []
+        size = 0
+        with contextlib.closing(self._reader.execute(self._sql[name], parameters)) as rows:
+            for number, job_id, status, spec in rows:
+                size += len(status) + len(spec)
+                if len(shown) == limit or (shown and size > PAGE_BYTES_MAX):
+                    return shown, True
+                shown.append((number, codec.job(job_id, status, spec)))
+        return shown, False
 
     def _jobs(self, name: str, parameters: dict[str, Any]) -> list[tuple[int, Job]]:
         rows = self._rows(name, parameters)

@@ -213,6 +213,20 @@ async def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
     assert (tmp_path / "state" / "c.db").stat().st_mode & 0o077 == 0
 
 
+async def test_a_page_of_jobs_that_carry_much_is_short_and_none_is_left_out(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "c.db")
+    heavy = spec(document={"command": "true", "stdin": "x" * (3 << 20)})
+    for number in range(5):
+        await store.insert(job(f"j{number}", spec=heavy))
+    pages: list[list[str]] = []
+    cursor: str | None = None
+    while not pages or cursor is not None:
+        jobs, cursor = await store.list_jobs(JobFilter(limit=100, cursor=cursor))
+        pages.append([j.job_id for j in jobs])
+    assert pages == [["j4", "j3"], ["j2", "j1"], ["j0"]]
+    await store.close()
+
+
 async def test_lists_use_an_index_and_never_sort(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "c.db")
     names = "state worker_id name array_id labels label_key label_value cursor limit"
