@@ -95,11 +95,12 @@ def enter(confinement: Confinement, with_listener: bool = False, enters_leaf: bo
 
 
 def _drop_rights(confinement: Confinement, powers: Powers, enters_leaf: bool) -> None:
-    if not confinement.uid or not confinement.gid:
+    uid, gid = confinement.uid or 0, confinement.gid or 0
+    if uid <= 0 or gid <= 0:  # -1 would keep root's
         raise OSError(errno.EPERM, "a task needs a uid and a gid of its own that are not root's")
     if powers.bounding_set:
         rights.drop_bounding_set(powers.last_capability)
-    rights.become(confinement.uid, confinement.gid, enters_leaf)
+    rights.become(uid, gid, enters_leaf)
 
 
 def _known_powers() -> Powers:

@@ -18,7 +18,7 @@ def test_entering_before_the_host_is_prepared_is_refused(tmp_path: Path) -> None
 
 
 def test_as_root_a_start_without_an_own_uid_is_refused(root_room: Room) -> None:
-    for uid in (None, 0):
+    for uid in (None, 0, -1):
         answer = root_room.run("/bin/true", uid=uid)
         assert answer["errno"] == errno.EPERM
         assert "uid" in answer["text"]
