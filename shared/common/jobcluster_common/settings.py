@@ -235,6 +235,8 @@ def _put(document: dict[str, Any], keys: tuple[str, ...], value: object, variabl
             raise SettingsError(f"{variable}: {key} is not a block; unset it")
         here = inner
     here[keys[-1]] = value
+    if keys == ("controller", "addr"):
+        here.pop("address", None)  # its other name, in the file: a variable goes before the file
 
 
 def _validate(model: type[M], document: dict[str, Any], context: dict[str, Any]) -> M:

@@ -76,6 +76,8 @@ def test_default_paths_are_relative_to_the_file_too(file: Path) -> None:
 def test_the_seeds_key_address_is_an_alias_of_addr(file: Path) -> None:
     file.write_text('[controller]\naddress = "c:1"\n')
     assert load(Settings, file, {}).controller.addr == "c:1"
+    for name in ("ADDR", "ADDRESS"):
+        assert load(Settings, file, {f"JOBCLUSTER_CONTROLLER__{name}": "d:2"}).controller.addr == "d:2"
 
 
 def test_a_variable_with_a_double_underscore_wins_over_the_file(file: Path) -> None:
