@@ -1,5 +1,6 @@
 import errno
 import os
+import socket
 import stat
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,34 @@ def system_python() -> str | None:
         if path.exists() and all(parent.stat().st_mode & stat.S_IXOTH for parent in parents):
             return name
     return None
+
+
+ACROSS = """
+import os, socket, sys
+def tried(attempt):
+    try:
+        attempt()
+        return "done"
+    except PermissionError:
+        return "refused"
+print(tried(lambda: socket.socket(socket.AF_UNIX).connect(sys.argv[1].replace("@", chr(0)))))
+print(tried(lambda: os.kill(os.getppid(), 0)))
+"""
+
+
+@WAYS
+@pytest.mark.parametrize("whose", ["root_room", "plain_room"])
+def test_signals_and_abstract_sockets_go_across_only_where_it_is_said(
+    request: pytest.FixtureRequest, whose: str, way: str
+) -> None:
+    room, python = request.getfixturevalue(whose), system_python()
+    if python is None:
+        pytest.skip("no python3 that every user may run")
+    name = f"jobcluster-test-{os.getpid()}-{whose}-{way}"
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(f"\0{name}")
+        door.listen()
+        said = room.run(python, "-c", ACROSS, f"@{name}", way=way)["output"].split()
+    scoped = room.enforced["no signals or abstract sockets across"] == "yes"
+    of_another_user = whose == "root_room"
+    assert said == ["refused" if scoped else "done", "refused" if scoped or of_another_user else "done"]
