@@ -121,7 +121,7 @@ def yard(scratch: Path) -> Iterator[Yard]:
 
 @pytest.fixture
 def new_yard(scratch: Path) -> Callable[..., Any]:
-    return lambda **options: open_yard(scratch, **options)
+    return lambda scratch=scratch, **options: open_yard(scratch, **options)
 
 
 @pytest.fixture(scope="session")

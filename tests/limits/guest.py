@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PACKAGES = {"linux.uml": "user-mode-linux", "mkfs.ext4": "e2fsprogs"}
+PACKAGES = {"linux.uml": "user-mode-linux", "mkfs.ext4": "e2fsprogs", "dmsetup": "dmsetup"}
 NEVER_CAME_BACK = 125
 _LAST_WORDS = (b"sysrq: Power Off\n", b"reboot: Power down\n")
 

@@ -24,18 +24,18 @@ GUEST_SCRATCH = "/mnt/scratch"
 NOTHING_SELECTED = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def native_scratch() -> Path | None:
-    """A directory on a disk, where this very host gives root all four controllers; else None."""
+def native_scratch(checkout: Path = CHECKOUT) -> Path | None:
+    """A directory on a disk below the checkout, where this very host gives root all four controllers; else None."""
     try:
         found = place.find_place()
         offered = (found.base / "cgroup.controllers").read_text().split()
-        device.block_device(CHECKOUT)
+        device.block_device(checkout)
     except (place.NoPlace, device.NoDevice, OSError):
         return None
     if os.geteuid() != 0 or not set(CONTROLLERS) <= set(offered):
         return None
-    (CHECKOUT / "build").mkdir(exist_ok=True)
-    return Path(tempfile.mkdtemp(dir=CHECKOUT / "build", prefix="limits-"))
+    (checkout / "build").mkdir(exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=checkout / "build", prefix="limits-"))
 
 
 def main() -> int:

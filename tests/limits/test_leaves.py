@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 LIMITS = {
     "cpu": 0.5,
     "memory_bytes": 64 << 20,
@@ -92,19 +94,34 @@ for flags in (0, 8):
     assert yard.python("filter", script)["output"].splitlines() == ["0 0", f"-1 {errno.EPERM}"]
 
 
-def test_a_start_whose_limit_the_kernel_refuses_leaves_nothing(yard: Yard) -> None:
-    before = yard.ask("count")
-    answer = yard.start("refused", "/bin/true", limits={"memory_bytes": -2})
-    assert answer["errno"] == errno.EINVAL
-    assert "memory.max" in answer["text"]
-    assert yard.ask("count") == before
+HALF_WAY: dict[str, tuple[dict[str, Any], tuple[int, ...], str]] = {
+    "a limit that the kernel refuses": ({"limits": {"memory_bytes": -2}}, (errno.EINVAL,), "memory.max"),
+    "a leaf that has vanished": ({"vanish": True}, (errno.ENOENT, errno.ENODEV), ""),
+    "a mount whose source is not there": (
+        {"templates": "/no/such"},
+        (errno.ENOENT,),
+        "/run/jobcluster/templates",
+    ),
+    "a cwd that is not there": ({"cwd": "/no/such"}, (errno.ENOENT,), "cwd"),
+    "root's uid": ({"uid": 0}, (errno.EPERM,), "uid"),
+    "no uid": ({"uid": None}, (errno.EPERM,), "uid"),
+    "a uid that would change nothing": ({"uid": -1}, (errno.EPERM,), "uid"),
+}
 
 
-def test_a_start_whose_leaf_has_vanished_runs_nothing(yard: Yard) -> None:
-    before = yard.ask("count")
-    answer = yard.start("vanished", "/bin/sh", "-c", "echo ran", vanish=True)
-    assert answer["errno"] in (errno.ENOENT, errno.ENODEV)
-    assert yard.ask("count") == before
+@pytest.mark.parametrize("clone3", ["there", "refused"])
+def test_a_start_that_fails_half_way_runs_nothing_and_leaves_nothing(new_yard: Any, clone3: str) -> None:
+    environment = {**os.environ, "YARD_CLONE3": "none" if clone3 == "refused" else ""}
+    with new_yard(env=environment) as yard:
+        yard.run("warm", "/bin/true")
+        before = yard.ask("count")
+        for name, (options, errors, text) in HALF_WAY.items():
+            answer = yard.start(name.replace(" ", "-"), "/bin/sh", "-c", "echo ran", **options)
+            assert answer.get("errno") in errors, (name, answer)
+            assert text in answer["text"], name
+            assert yard.ask("count") == before, name
+        outputs = {path.name: path.read_text() for path in Path(yard.hello["data"]).glob("*.output")}
+        assert len(outputs) == len(HALF_WAY) and set(outputs.values()) == {""}, outputs
 
 
 def test_an_exec_that_fails_in_the_leaf_is_told_by_its_errno(yard: Yard) -> None:

@@ -76,6 +76,10 @@ class Yard:
         confinement = confine.Confinement(
             uid, uid, task.work, None, [self.data], options.get("network", "host"), task.leaf.path
         )
+        if (given := options.get("uid", uid)) != uid:
+            confinement.uid = confinement.gid = given
+        if templates := options.get("templates"):
+            confinement.template_directory = Path(templates)
         if options.get("vanish"):
             task.leaf.path.rmdir()
         output = os.open(f"{task.work}.output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
