@@ -34,6 +34,8 @@ def read_json(body: bytes) -> Any:
 
     :raises BadRequest: if it is not JSON.
     """
+    if not body.strip():
+        raise BadRequest("the body is empty; it must be JSON")
     try:
         return from_json(body, allow_inf_nan=False, cache_strings=False)
     except ValueError as error:
