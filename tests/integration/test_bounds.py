@@ -6,9 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jobcluster_common import tls  # noqa: F401  (before grpc)
+
+# isort: split
+import grpc
 import pytest
+from jobcluster.v1 import worker_pb2, worker_pb2_grpc
+from jobcluster_common.identity import Identity, Kind
 
 from tests.integration.cluster import Cluster, eventually
+from tests.integration.test_trust import leaf_of, stub_channel
 
 MIB = 1 << 20
 NONE: dict[str, Any] = dict.fromkeys(("read_bps", "write_bps", "read_iops", "write_iops"))
@@ -118,6 +125,24 @@ def test_nothing_asked_is_the_default_in_the_spec_and_what_was_asked_stays_apart
         "io": NONE,
         "oom": "group",
     }
+
+
+def test_the_worker_itself_is_the_last_door_and_says_it_in_the_same_words(bounded: Cluster) -> None:
+    small = bounded.worker_of(bounded.workers[0])
+    address = next(w["address"] for w in bounded.list_workers() if w["worker_id"] == small)
+    peer, leaf = Identity(Kind.WORKER, small), leaf_of(bounded, "controller")
+    with stub_channel(bounded, address, peer, leaf) as channel:
+        worker = worker_pb2_grpc.WorkerStub(channel)
+        start = worker_pb2.StartJobRequest(command="true")
+        start.limits_default.memory_bytes = 1 << 40  # nobody asked for it: it keeps nothing from starting
+        assert worker.StartJob(start, timeout=20).job_id
+        start.limits.memory_bytes = 128 * MIB
+        with pytest.raises(grpc.RpcError) as refused:
+            worker.StartJob(start, timeout=20)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.details() == (
+        "/limits/memory: 128MiB is more than this worker allows: 64MiB; ask for 64MiB or less"
+    )
 
 
 def test_a_default_above_the_most_stops_either_service_at_its_start(tmp_path: Path) -> None:
