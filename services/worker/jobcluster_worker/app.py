@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -116,8 +115,6 @@ def main() -> int:
     fd = os.memfd_create("jobcluster-bootstrap")
     os.write(fd, json.dumps(bootstrap(settings, config)).encode())
     os.set_inheritable(fd, True)
-    # The mask outlives exec: a SIGTERM from now on waits until the launcher can act on it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     # -I and -S: nothing but the standard library, and nothing of the caller's environment, is in the launcher.
     os.execv(sys.executable, [sys.executable, "-I", "-S", str(LAUNCHER), "--bootstrap-fd", str(fd)])
 
