@@ -43,6 +43,15 @@ def first_process(service: Service) -> int:
     return int(Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()[0])
 
 
+def python(code: str, **spec: Any) -> dict[str, Any]:
+    """A job spec: the program is sent along."""
+    return {"command": "/usr/bin/python3", "path": "main.py", "files": {"main.py": code}, **spec}
+
+
+def shell(script: str, **spec: Any) -> dict[str, Any]:
+    return {"command": "sh", "args": ["-c", script], **spec}
+
+
 def leaf_of(job_id: str) -> Path:
     """The leaf of a job's only task, found by an outside reader."""
     return eventually(lambda: next(iter(ROOT.rglob(f"jobs/{job_id}/*.*/")), None), what="the leaf") or ROOT
@@ -92,10 +101,15 @@ def two_workers(scratch: Path) -> Iterator[PlacedCluster]:
     (templates / "own").mkdir()
     (templates / "own" / "here.py").write_text(_HERE)
     (templates / "own" / "beside").write_text("sibling")
-    cluster = PlacedCluster(home, worker_settings={"limits": {"require": True}}, templates=templates)
+    cluster = PlacedCluster(
+        home,
+        controller_settings={"limits.default": {"memory": "512MiB"}},
+        worker_settings={"limits": {"require": True}},
+        templates=templates,
+    )
     try:
         cluster.controller.start()
-        cluster.add_worker()
+        cluster.add_worker({"limits.max": {"pids": 400}, "limits.default.io": {"read_iops": 90_000}})
         cluster.add_worker({"limits.worker": _FOR_ALL_JOBS})
         cluster.wait_ready(2)
         yield cluster

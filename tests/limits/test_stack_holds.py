@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.integration.cluster import eventually
-from tests.limits.placed import GUARDED, PlacedCluster, held, leaf_of
+from tests.limits.containers import ROOT
+from tests.limits.placed import GUARDED, PlacedCluster, held, leaf_of, python, shell
 
 MIB = 1 << 20
 PERIOD = 0.1  # of cpu.max, in seconds
@@ -35,14 +36,6 @@ print(time.monotonic() - began, flush=True)
 time.sleep(600)
 """
 FIRST_ACT = "read g < /proc/self/cgroup; (cat /proc/self/cgroup); echo $g"
-
-
-def python(code: str, **spec: Any) -> dict[str, Any]:
-    return {"command": "/usr/bin/python3", "path": "main.py", "files": {"main.py": code}, **spec}
-
-
-def shell(script: str, **spec: Any) -> dict[str, Any]:
-    return {"command": "sh", "args": ["-c", script], **spec}
 
 
 def counters(group: Path, name: str) -> dict[str, int]:
@@ -192,6 +185,18 @@ def test_a_template_works_as_before_from_a_clone_that_other_users_cannot_read(cl
     uid, path, beside = cluster.output(job["job_id"]).decode().split()
     assert int(uid) > 100_000
     assert path.endswith("/own/here.py") and beside == "sibling"
+
+
+def test_a_start_whose_mount_fails_is_told_and_leaves_nothing(cluster: PlacedCluster) -> None:
+    away = cluster.templates.with_name("away")
+    cluster.templates.rename(away)
+    try:
+        job = cluster.run(shell("echo ran", limits={"memory": "64MiB"}))
+    finally:
+        away.rename(cluster.templates)
+    assert (job["state"], job["reason"]) == ("failed", "start_failed"), job
+    assert "templates" in job["error_text"] and cluster.output(job["job_id"]) == b""
+    assert list(ROOT.rglob(f"jobs/{job['job_id']}/")) == []
 
 
 def test_what_is_held_is_what_is_told_for_every_kind_of_ask(cluster: PlacedCluster) -> None:
