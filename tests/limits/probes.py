@@ -7,13 +7,15 @@ import mmap
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 
 libc = ctypes.CDLL(None, use_errno=True)
-secret, supervisor, leaf, port = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+secrets = sys.argv[1].split(":")
+secret, supervisor, leaf, port = secrets[0], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 X86 = os.uname().machine == "x86_64"
 ATTEMPTS: dict[str, Callable[[], object]] = {}
 
@@ -35,7 +37,19 @@ def library(name: str, *arguments: object) -> None:
 
 def read(path: str) -> bytes:
     with open(path, "rb") as file:
-        return file.read(100)
+        content = file.read(100)
+    if not content:  # what is hidden is an empty file
+        raise PermissionError(1, "nothing in it")
+    return content
+
+
+def reach(path: str) -> object:
+    """Reads a file, talks to a socket."""
+    if not stat.S_ISSOCK(os.stat(path).st_mode):
+        return read(path)
+    with socket.socket(socket.AF_UNIX) as door:
+        door.connect(path)
+        return "an answer"
 
 
 def write(path: str, text: str) -> None:
@@ -149,6 +163,8 @@ ATTEMPTS |= {
     "an abstract socket": abstract_socket,
     "the worker's port": worker_port,
 }
+for path in secrets[1:]:
+    ATTEMPTS[f"reach {path}"] = lambda path=path: reach(path)  # type: ignore[misc]
 if X86:
     ATTEMPTS["int 0x80"] = int80
     ATTEMPTS["x32"] = lambda: system(0x40000000 | 39)
