@@ -102,12 +102,14 @@ class OutputDocument(Closed):
 
     model_config = ConfigDict(title="Output")
 
-    path: str | None
-    log_path: str | None = Field(description="that worker's own log")
-    bytes: int
+    path: str | None = Field(description="the file on the worker; null before the start")
+    log_path: str | None = Field(
+        description="that worker's own log; null where it goes to stderr, as in a container"
+    )
+    bytes: int = Field(description="kept so far; of a running task when it is asked for by its id")
     sha256: str | None = Field(description="null until the task has ended")
-    dropped_bytes: int
-    available: bool
+    dropped_bytes: int = Field(description="written after what is kept, and not kept")
+    available: bool = Field(description="it can be read; false when expired, or its worker is lost or gone")
 
 
 class TaskDocument(Closed):
@@ -161,14 +163,14 @@ class JobDocument(Closed):
     reason: Reason | None
     done: bool = Field(description="the state is terminal and never changes")
     error: bool = Field(description="failed or lost")
-    error_text: str | None
+    error_text: str | None = Field(description="what went wrong, where there is more to say than the reason")
     exit_code: int | None = Field(description="null when a signal ended it")
-    signal: str | None
-    worker_id: str | None
-    attempt: int
+    signal: str | None = Field(description="the name of the signal that ended it, as in TERM")
+    worker_id: str | None = Field(description="null while queued, and where tasks run on several workers")
+    attempt: int = Field(description="from 1")
     tasks: list[TaskDocument]
     attempts: list[AttemptDocument] = Field(description="oldest first, the present one last")
-    queue_reason: str | None
+    queue_reason: str | None = Field(description="why it waits now")
     created_at: str = Field(pattern=RFC3339)
     started_at: Time
     finished_at: Time
@@ -181,7 +183,7 @@ class JobList(Closed):
     """A page of jobs, newest first."""
 
     jobs: list[JobDocument]
-    next_cursor: str | None
+    next_cursor: str | None = Field(description="for ?cursor=; null: this was the last page")
 
 
 class CapacityDocument(Closed):
