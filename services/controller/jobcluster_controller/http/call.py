@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from ..auth.roles import Role
+from ..auth.tokens import name_of
 from ..jobs import Caller, Idempotency
 from ..schemas.parse import read_json
 from .doors import Doors
@@ -46,7 +47,7 @@ class Call:
     @property
     def caller(self) -> Caller:
         role = self.role or Role.VIEWER
-        return Caller(str(role), str(role))
+        return Caller(f"{role}:{name_of(self.header('authorization'))}", str(role))
 
     def path(self, name: str) -> str:
         return str(self.request.path_params[name])

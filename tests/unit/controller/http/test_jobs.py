@@ -11,6 +11,7 @@ import pytest
 from jobcluster_common.certificates import Issued, identity_of, make_csr, make_key
 from jobcluster_common.identity import Identity, Kind
 from jobcluster_controller.auth.roles import Role
+from jobcluster_controller.auth.tokens import Tokens
 from jobcluster_controller.http.call import BODY_BYTES_MAX
 from jobcluster_controller.schemas.documents import JobDocument
 
@@ -72,6 +73,18 @@ async def test_an_idempotency_key_makes_one_job_of_many_posts(house: House) -> N
             assert answer.status_code == 400, bad
     async with house.client(Role.OPERATOR) as client:
         assert (await client.post("/v1/jobs", json={"command": "y"}, headers=key)).status_code == 201
+
+
+async def test_two_tokens_of_a_role_are_two_callers(house: House) -> None:
+    names = ("the-one-operator's-token", "the-other-operator's-token")
+    house.doors.tokens = Tokens.of(dict.fromkeys(names, Role.OPERATOR))
+    async with house.client(None) as client:
+        for body in ({"command": "x"}, {"command": "y"}):
+            name = names[body["command"] == "y"]
+            headers = {"Authorization": f"Bearer {name}", "Idempotency-Key": "k"}
+            answers = [await client.post("/v1/jobs", json=body, headers=headers) for _ in range(2)]
+            assert [answer.status_code for answer in answers] == [201, 200]
+            assert name not in repr(house.jobs.keys)
 
 
 async def test_wait_answers_at_the_end_or_after_its_seconds(house: House) -> None:
