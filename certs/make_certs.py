@@ -21,7 +21,14 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from jobcluster_common.certificates import Issued, load, make_ca, make_leaf, write_private
+from jobcluster_common.certificates import (
+    Issued,
+    load,
+    make_ca,
+    make_leaf,
+    split_names,
+    write_private,
+)
 from jobcluster_common.identity import Identity
 
 HERE = Path(__file__).resolve().parent
@@ -49,10 +56,9 @@ class Leaf:
     def of(cls, name: str, entry: dict[str, Any], more_names: Sequence[str]) -> Leaf:
         identity = Identity.parse(entry["identity"]) if "identity" in entry else None
         # Names given on the command line are how clients reach HTTPS; an identity's leaf has its own name only.
-        more = more_names if identity is None else ()
-        dns = (*entry.get("dns", ()), *(n for n in more if not is_address(n)))
-        ips = (*entry.get("ips", ()), *(n for n in more if is_address(n)))
-        return cls(name, identity, dns, ips, entry["days"], entry["server"], entry["client"])
+        dns, ips = split_names(more_names if identity is None else ())
+        dns, ips = [*entry.get("dns", ()), *dns], [*entry.get("ips", ()), *ips]
+        return cls(name, identity, tuple(dns), tuple(ips), entry["days"], entry["server"], entry["client"])
 
     def make(self, ca: Issued) -> Issued:
         return make_leaf(ca, self.identity, self.dns, self.ips, self.days, self.server, self.client)
@@ -62,14 +68,6 @@ class Leaf:
         if self.identity is not None:
             names |= {self.identity.uri, self.identity.dns_name}
         return names
-
-
-def is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def ends_soon(certificate: x509.Certificate) -> bool:
@@ -175,10 +173,15 @@ def main() -> int:
         "--names", default="", help="more host names and addresses of the HTTPS port, separated by commas"
     )
     arguments = parser.parse_args()
-    names = [name for name in arguments.names.replace(",", " ").split() if name]
+    names = arguments.names.replace(",", " ").split()
     try:
+        split_names(names)
         made = make(arguments.out, names)
-    except (CertsError, OSError) as error:
+    except OSError as error:
+        reason = f"{error.filename or arguments.out}: {error.strerror or error}"
+        sys.stderr.write(f"certs: {reason}; name a directory that can be written with --out\n")
+        return 1
+    except (CertsError, ValueError) as error:
         sys.stderr.write(f"certs: {error}\n")
         return 1
     print(f"certs: {arguments.out}: {'made ' + ' '.join(made) if made else 'all there'}")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import ssl
-from collections.abc import Iterable
 
 from jobcluster_common import certificates
 from jobcluster_common.settings import SettingsError
@@ -30,7 +28,7 @@ def http_context(block: HttpServerBlock, enrolment: Enrolment) -> ssl.SSLContext
             raise SettingsError(
                 f"{block.crt_file}: http_server.crt_file: cannot be used with key_file: {reason}; make certs"
             ) from None
-    dns, ips = _split([*NAMES, *block.names])
+    dns, ips = certificates.split_names([*NAMES, *block.names])
     ca = certificates.load(enrolment.ca_crt_pem, enrolment.ca_key_pem)
     leaf = certificates.make_leaf(ca, None, dns, ips, client=False)
     # ssl loads from files only; these have no name on any disk.
@@ -40,19 +38,6 @@ def http_context(block: HttpServerBlock, enrolment: Enrolment) -> ssl.SSLContext
     finally:
         os.close(crt)
         os.close(key)
-
-
-def _split(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    dns: list[str] = []
-    ips: list[str] = []
-    for name in dict.fromkeys(names):
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            dns.append(name)
-        else:
-            ips.append(name)
-    return dns, ips
 
 
 def _anonymous(content: bytes) -> int:

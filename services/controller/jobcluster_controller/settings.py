@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Self
 
+from jobcluster_common.certificates import split_names
 from jobcluster_common.limit_settings import TaskBoundsBlock
 from jobcluster_common.settings import Address, AnyPath, Block, ExistingFile, GrpcServerBlock, LogBlock
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 
 class HttpServerBlock(Block):
@@ -18,6 +19,12 @@ class HttpServerBlock(Block):
     crt_file: ExistingFile | None = None
     """None: a certificate is made at each start, signed by the CA of [enrollment]."""
     key_file: ExistingFile | None = None
+
+    @field_validator("names", mode="after")
+    @classmethod
+    def _are_names(cls, value: list[str]) -> list[str]:
+        split_names(value)
+        return value
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from .identity import Identity
+
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 
 # Back-dated, so that a peer whose clock is a little behind does not call a fresh certificate "not yet valid".
 BACKDATED = timedelta(minutes=5)
@@ -95,6 +99,24 @@ def make_csr(key: ec.EllipticCurvePrivateKey) -> bytes:
     """A request in PEM for a certificate over ``key``. It names nobody: the signer decides who that is."""
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     return request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def split_names(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Host names and addresses, each once, in their order.
+
+    :raises ValueError: if one is neither.
+    """
+    hosts: list[str] = []
+    addresses: list[str] = []
+    for name in dict.fromkeys(names):
+        try:
+            ipaddress.ip_address(name)
+            addresses.append(name)
+        except ValueError:
+            if len(name) > 253 or not _HOST.fullmatch(name):
+                raise ValueError(f"not a host name or address: {name!r}; give each by itself") from None
+            hosts.append(name)
+    return hosts, addresses
 
 
 def sign_csr(csr_pem: bytes, ca_crt: bytes, ca_key: bytes, identity: Identity, hours: float) -> bytes:

@@ -195,3 +195,13 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path, script: Pat
     argv: list[str | Path] = [sys.executable, script, "--out", tmp_path / "file" / "out"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["bad name", "a..b", "é.example", "https://a.example", "a" * 64, "-a"])
+def test_a_name_that_is_none_is_one_line_and_makes_nothing(tmp_path: Path, script: Path, name: str) -> None:
+    out = tmp_path / "out"
+    names = f"good.example,{name.replace(' ', '!')}"
+    argv: list[str | Path] = [sys.executable, script, "--out", out, "--names", names]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "not a host name or address" in done.stderr and not out.exists()

@@ -19,6 +19,7 @@ from jobcluster_common.certificates import (
     make_key,
     make_leaf,
     sign_csr,
+    split_names,
     write_private,
 )
 from jobcluster_common.identity import CONTROLLER, Identity, Kind
@@ -153,3 +154,13 @@ def test_what_is_no_request_is_told_so_in_our_words() -> None:
     for bad in (b"", b"x", ca.crt_pem):
         with pytest.raises(ValueError, match=r"^not a certificate signing request in PEM$"):
             sign_csr(bad, ca.crt_pem, ca.key_pem, Identity(Kind.WORKER, "w"), 1)
+
+
+def test_names_are_told_from_addresses() -> None:
+    assert split_names(["a.example", "10.0.0.1", "::1", "*.b.example", "a.example", "localhost"]) == (
+        ["a.example", "*.b.example", "localhost"],
+        ["10.0.0.1", "::1"],
+    )
+    for bad in ("", "a,b", "a b", "a.", "10.0.0.1:8443", "x" * 300):
+        with pytest.raises(ValueError, match="not a host name or address"):
+            split_names([bad])

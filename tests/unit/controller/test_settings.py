@@ -43,6 +43,7 @@ def test_a_variable_wins_over_the_file(tmp_path: Path) -> None:
         ({"grpc_server": []}, "grpc_server"),
         ({"grpc_server": ["use_tls = false", 'addr = "0.0.0.0:1"']}, "grpc_server"),
         ({"grpc_server": ["use_tls = 1"]}, "grpc_server.use_tls"),
+        ({"http_server": ['names = ["a.example,b.example"]']}, "http_server.names"),
         ({"http_server": ['addr = "nowhere"']}, "http_server.addr"),
         ({"http_server": ['crt_file = "a"']}, "http_server"),
         ({"http_server": ['crt_file = "b"', 'key_file = "a"']}, "http_server.crt_file"),
