@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,13 @@ class Yard:
             pytest.fail(f"no answer to {verb} {request} in {ANSWER_SECONDS} s")
         answer: dict[str, Any] = json.loads(self.process.stdout.readline())
         return answer
+
+    def counts_as(self, before: dict[str, Any]) -> bool:
+        """Whether it comes to hold what it held before; the kernel takes ended threads apart a little later."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while (found := self.ask("count")) != before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return bool(found == before)
 
     def destroy(self) -> None:
         """After a failure: what was started must not disturb the next test."""

@@ -1,15 +1,28 @@
 """Real clusters on a kernel with cgroup v2, and how an outside reader sees what their workers made there."""
 
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import httpx2
 
 from tests.integration.cluster import REPOSITORY, Cluster, Service, eventually
 from tests.limits.containers import ROOT
+
+
+class KeptClient(httpx2.Client):
+    """Stays open when it is left: a TLS handshake for each request is much of a guest's one CPU."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
 
 
 @dataclass
@@ -20,6 +33,24 @@ class PlacedCluster(Cluster):
     """
 
     wrappers: dict[str, Sequence[str]] = field(default_factory=dict)
+    _clients: dict[str | None, KeptClient] = field(default_factory=dict)
+
+    def client(self, role: str | None = "admin", timeout: float = 90.0) -> httpx2.Client:
+        if role not in self._clients:
+            self._clients[role] = KeptClient(
+                base_url=f"https://127.0.0.1:{self.https}",
+                headers={"Authorization": f"Bearer {self.token(role)}"} if role else {},
+                verify=self.context(),
+                timeout=timeout,
+                trust_env=False,
+                limits=httpx2.Limits(keepalive_expiry=2.0),
+            )
+        return self._clients[role]
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        super().close()
 
     def _service(self, name: str, module: str, settings: dict[str, dict[str, Any]]) -> Service:
         service = super()._service(name, module, settings)
@@ -36,6 +67,14 @@ class PlacedCluster(Cluster):
         """Starts a worker in that place."""
         self.wrappers[f"worker-{len(self.workers) + 1}"] = wrapper
         return self.add_worker(settings)
+
+    def take_away(self, services: Iterable[Service]) -> None:
+        """Those that have not ended by themselves end at once."""
+        for service in services:
+            if service.running():
+                service.signal(signal.SIGKILL)
+                service.wait()
+            self.workers.remove(service)
 
 
 def first_process(service: Service) -> int:
@@ -115,4 +154,7 @@ def two_workers(scratch: Path) -> Iterator[PlacedCluster]:
         yield cluster
     finally:
         cluster.close()
+    assert [
+        service.name for service in cluster.workers if (ROOT / f"jobcluster-{service.pid}").exists()
+    ] == []
     shutil.rmtree(home)

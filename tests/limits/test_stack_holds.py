@@ -3,17 +3,17 @@
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
 
 from tests.integration.cluster import eventually
 from tests.limits.containers import ROOT
+from tests.limits.counters import cores_used, counters
 from tests.limits.placed import GUARDED, PlacedCluster, held, leaf_of, python, shell
 
 MIB = 1 << 20
-PERIOD = 0.1  # of cpu.max, in seconds
 SPINNERS = "(while :; do :; done) & while :; do :; done"
 FILL = "(while :; do sleep 600 & done) 2>/dev/null; exec sleep 600"
 BOMB = "bomb() { bomb | bomb & }; bomb; while :; do sleep 1; done"
@@ -36,28 +36,6 @@ print(time.monotonic() - began, flush=True)
 time.sleep(600)
 """
 FIRST_ACT = "read g < /proc/self/cgroup; (cat /proc/self/cgroup); echo $g"
-
-
-def counters(group: Path, name: str) -> dict[str, int]:
-    return {key: int(value) for key, value in map(str.split, (group / name).read_text().splitlines())}
-
-
-def cores_used(group: Path, periods: int = 25) -> tuple[float, float]:
-    """By the kernel's counters alone: cores over all periods, and over those in which the group was throttled.
-
-    Where this very machine gets too little time, periods pass in which the group is neither served nor throttled. So
-    the first is never above the limit, the second never below it.
-    """
-    begun = eventually(lambda: ready(counters(group, "cpu.stat"), 5), what="the group's first periods")
-    last = begun["nr_periods"] + periods
-    ended = eventually(lambda: ready(counters(group, "cpu.stat"), last), what="the group's last periods")
-    grown = {name: ended[name] - begun[name] for name in ("usage_usec", "nr_periods", "nr_throttled")}
-    used = grown["usage_usec"] / 1e6 / PERIOD
-    return used / grown["nr_periods"], used / max(grown["nr_throttled"], 1)
-
-
-def ready(found: dict[str, int], periods: int) -> dict[str, int]:
-    return found if found["nr_periods"] >= periods else {}
 
 
 def test_half_a_core_is_half_a_core_for_two_spinners(
@@ -109,17 +87,19 @@ def test_a_fork_bomb_stays_within_its_limit_and_stops(
 def test_two_mib_per_second_is_that_with_and_without_the_page_cache_and_io_stat_agrees(
     cluster: PlacedCluster, tell: Callable[..., None]
 ) -> None:
-    limits = {"io": {"write_bps": "2MiB"}}
-    for name, flags in (("direct", "os.O_DIRECT"), ("buffered and synced", "0")):
-        job = cluster.post(python(WRITER.replace("FLAGS", flags), limits=limits))
-        leaf = leaf_of(job["job_id"])
-        seconds = float(eventually(lambda: cluster.output(job["job_id"]), what="the writer's time"))  # noqa: B023
-        (line,) = (leaf / "io.stat").read_text().splitlines()
+    limits = {"io": {"write_bps": "2MiB"}}  # of each of the two
+    writers = {
+        name: cluster.post(python(WRITER.replace("FLAGS", flags), limits=limits))["job_id"]
+        for name, flags in (("direct", "os.O_DIRECT"), ("buffered and synced", "0"))
+    }
+    for name, job in writers.items():
+        seconds = float(eventually(partial(cluster.output, job), what="the writer's time"))
+        (line,) = (leaf_of(job) / "io.stat").read_text().splitlines()
         counted = int(line.partition("wbytes=")[2].split()[0])
         tell(**{f"{name}, MiB/s": 8 / seconds, "io.stat, MiB": counted / MIB})
         assert 8 * MIB / seconds == pytest.approx(2 * MIB, rel=0.15)
         assert counted == pytest.approx(8 * MIB, rel=0.1)
-        usage = cluster.stop_job(job["job_id"], signal="KILL")["usage"]
+        usage = cluster.stop_job(job, signal="KILL")["usage"]
         assert usage["io_write_bytes"] == pytest.approx(counted, rel=0.05)
 
 

@@ -1,9 +1,7 @@
 """The whole stack where engines put a worker: a container, a privileged pod, a container that lacks a controller."""
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -44,31 +42,24 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def stack(scratch: Path) -> Iterator[Stack]:
-    home = Path(tempfile.mkdtemp(dir=scratch, prefix="placed-"))
+def stack(cluster: PlacedCluster) -> Iterator[Stack]:
+    """Three more workers of the cluster; at the end of this module they are gone."""
     with ExitStack() as undo:
-        undo.callback(shutil.rmtree, home)
         group, pods, half = (undo.enter_context(container_group(kind)) for kind in ("one", "pods", "half"))
         (half / "cgroup.subtree_control").write_text("+cpu +memory +pids")
         groups = {"container": group, "pod": pod_group(pods), "container without io": half / "ctr"}
-        cluster = PlacedCluster(home, worker_settings={"limits": {"require": True}})
-        undo.callback(cluster.close)
-        cluster.controller.start()
         started = {
             kind: cluster.place(container(place, "host" if kind == "pod" else "private"))
             for kind, place in groups.items()
         }
-        cluster.wait_ready(len(KINDS))
+        undo.callback(cluster.take_away, started.values())
+        cluster.wait_ready(len(cluster.workers))
         every = {"cpu", "memory", "io", "pids"}
+        ok = {kind: every - ({"io"} if "io" in kind else set()) for kind in KINDS}
         yield Stack(
             cluster,
             {
-                kind: Place(
-                    groups[kind],
-                    service,
-                    cluster.worker_of(service),
-                    every - ({"io"} if "io" in kind else set()),
-                )
+                kind: Place(groups[kind], service, cluster.worker_of(service), ok[kind])
                 for kind, service in started.items()
             },
         )
