@@ -93,7 +93,7 @@ class ServerProcess:
             self._redirect()
             os.execve(self._argv[0], self._argv, os.environ)
         except BaseException as error:
-            os.write(2, f"jobcluster-worker: the server cannot be executed: {error}\n".encode())
+            note("server_ended", "error", reason=f"cannot be executed: {error}")
         finally:
             os._exit(127)
 

@@ -281,6 +281,20 @@ def test_what_launcher_and_supervisors_say_is_in_the_workers_log(
     assert worker.errors.read_text() == ""
 
 
+def test_a_server_that_cannot_be_executed_is_an_event_with_the_reason(
+    begin: Callable[..., Worker], tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    worker = begin(log_file=str(log), server_argv=["/no/such/interpreter"])
+    wait_until(lambda: log.exists() and "cannot be executed" in log.read_text(), "the event")
+    worker.process.send_signal(signal.SIGTERM)
+    assert end_of_launcher(worker) < 4
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    (told, *_) = [event for event in events if "cannot be executed" in event.get("reason", "")]
+    assert (told["event"], told["level"]) == ("server_ended", "error")
+    assert "No such file or directory" in told["reason"]
+
+
 def test_a_log_that_cannot_be_opened_is_said_before_anything_is_started(begin: Callable[..., Worker]) -> None:
     worker = begin(log_file="/no/such/directory/worker.log")
     assert worker.process.wait(20) == 2
