@@ -24,9 +24,10 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @contextmanager
-def small_disk(at: Path, size: int) -> Iterator[None]:
-    """A disk of ``size`` bytes at an empty directory. Needs root."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=711", "small", at], check=True)
+def small_disk(at: Path, size: int, files: int = 1000) -> Iterator[None]:
+    """A disk of ``size`` bytes with room for so many files at an empty directory. Needs root."""
+    options = f"size={size},nr_inodes={files},mode=711"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", at], check=True)
     try:
         yield
     finally:

@@ -6,27 +6,24 @@ it kills its tasks: nobody could be told of them any more. Stdlib only.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import time
 from dataclasses import dataclass
-from functools import partial
 
 from jobcluster_worker.launcher import processes
 from jobcluster_worker.launcher.admission import Admission
 from jobcluster_worker.launcher.commands import Refused, checked_spec, seconds
-from jobcluster_worker.launcher.containment import ByDescent, ByUid, Containment, InLeaf
 from jobcluster_worker.launcher.ended import Ended
 from jobcluster_worker.launcher.ends import EndLog, end_log_path
 from jobcluster_worker.launcher.link import Link
-from jobcluster_worker.launcher.loop import READ, URGENT, Loop, release_signals
+from jobcluster_worker.launcher.loop import READ, Loop, release_signals
+from jobcluster_worker.launcher.members import Members
 from jobcluster_worker.launcher.notes import identify
-from jobcluster_worker.launcher.orphans import Orphans
 from jobcluster_worker.launcher.shapes import TaskKey, key_of, new_task, no_usage
 from jobcluster_worker.launcher.start import Site, Start
 from jobcluster_worker.launcher.starters import Starters
-from jobcluster_worker.launcher.task import Phase, RunningTask
+from jobcluster_worker.launcher.task import RunningTask
 from jobcluster_worker.launcher.uids import Slice
 from jobcluster_worker.launcher.wire import Channel, Message, ProtocolError, listen
 
@@ -55,17 +52,13 @@ class Supervisor:
         self.starters = Starters()
         self._grace_seconds = site.bootstrap.grace_seconds
         self._tasks: dict[TaskKey, RunningTask] = {}
-        self._leaders: dict[int, RunningTask] = {}
-        self._settling: set[RunningTask] = set()
         self._gates: dict[TaskKey, tuple[int, object]] = {}
         """Who waits for a task at its gate: which connection, and the number of its command."""
         self._retired = False
         self._terms = 0
-        self._look_at_children = False
         data = site.bootstrap.data_directory
         self._admission = Admission(data, post.incarnation, post.name, post.uids)
-        self._uids = self._admission.uids
-        self._orphans = Orphans(self._leaders.__contains__, self._is_starting)
+        self.members = Members(self.loop, self._admission.uids, self._tasks.values())
         end_log = EndLog(end_log_path(site.bootstrap.state_directory, post.incarnation, post.name))
         self._ended = Ended(self.loop, data, end_log)
         self._link = Link(self.loop, listener, self._on_command)
@@ -86,40 +79,13 @@ class Supervisor:
     def _watch_all(self, control: socket.socket) -> None:
         self.loop.watch(control.fileno(), READ, self._on_launcher)
         self.loop.on_signal(signal.SIGTERM, self._on_term)
-        self.loop.on_signal(signal.SIGCHLD, self._on_child)
+        self.loop.on_signal(signal.SIGCHLD, self.members.child_ended)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         release_signals()
         self.loop.after_events = self._end_turn
 
     # --- what a task needs of its host
-
-    def contain(self, task: RunningTask) -> Containment:
-        self._leaders[task.pid] = task
-        if task.start.leaf is not None:
-            return InLeaf(task.start.leaf, partial(self._has_orphan, task.start.uid))
-        if task.start.uid is not None and self._uids is not None:
-            return ByUid(task.start.uid, self._uids.signaller, self._orphans.any_of)
-        return ByDescent(self._orphans.any)
-
-    def _has_orphan(self, uid: int | None) -> bool:
-        # Without uids nobody can tell whose an orphan is; the leaf alone must do.
-        return uid is not None and self._orphans.any_of(uid)
-
-    def watch_members(self, task: RunningTask) -> None:
-        self._leaders.pop(task.pid, None)
-        self._settling.add(task)
-        leaf = task.start.leaf
-        if leaf is not None:
-            fd = leaf.events_fd()
-            # Level-triggered until it is read again by this very descriptor; settle comes at the turn's end.
-            self.loop.watch(fd, URGENT, partial(_read_again, fd))
-
-    def unwatch_members(self, task: RunningTask) -> None:
-        if task in self._settling:
-            self._settling.discard(task)
-            if task.start.leaf is not None:
-                self.loop.unwatch(task.start.leaf.events_fd())
 
     def prepared(self, task: RunningTask) -> None:
         self._answer_gate(task, {"ok": True, "task": task.record})
@@ -136,36 +102,15 @@ class Supervisor:
         self._ended.add(task.key, task.record, task.start.log)
         self._link.tell(task.key, task.record)
 
+    def _end_turn(self) -> None:
+        self.members.end_turn()
+        self._link.flush()
+
     def _answer_gate(self, task: RunningTask, answer: Message) -> None:
         connection, number = self._gates.pop(task.key, (0, None))
         # Another connection counts its own commands: this number may mean another one there.
         if connection == self._link.connection:
             self._link.reply({"event": "reply", "id": number, **answer})
-
-    # --- children
-
-    def _is_starting(self, uid: int | None) -> bool:
-        return any(
-            task.phase in (Phase.PREPARING, Phase.SPAWNING) and (uid is None or task.start.uid == uid)
-            for task in self._tasks.values()
-        )
-
-    def _on_child(self) -> None:
-        self._look_at_children = True
-        for task in [task for task in self._leaders.values() if not task.has_pidfd]:
-            task.look_at_leader()
-
-    def _end_turn(self) -> None:
-        if self._look_at_children or self._settling:
-            self._look_at_children = False
-            owners = {task.start.uid: task for task in self._tasks.values()}
-            for uid, cpu_seconds in self._orphans.look():
-                owner = owners.get(uid if self._uids is not None else None)
-                if owner is not None:
-                    owner.add_cpu(cpu_seconds)
-            for task in list(self._settling):
-                task.settle()
-        self._link.flush()
 
     # --- the server's commands
 
@@ -316,7 +261,3 @@ class Supervisor:
         grace = self._grace_seconds if self._terms == 1 else 0.0
         for task in list(self._tasks.values()):
             task.stop(signal.SIGTERM, grace, "worker_shutdown")
-
-
-def _read_again(fd: int, _events: int) -> None:
-    os.pread(fd, 256, 0)

@@ -6,7 +6,6 @@ Stdlib only.
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import errno
 import os
@@ -15,18 +14,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol
 
 from jobcluster_worker.launcher import processes
 from jobcluster_worker.launcher.containment import Containment
-from jobcluster_worker.launcher.loop import READ, Loop, Timer
+from jobcluster_worker.launcher.leader import Leader
+from jobcluster_worker.launcher.leafend import count_and_remove
+from jobcluster_worker.launcher.loop import Loop, Timer
+from jobcluster_worker.launcher.members import Members
 from jobcluster_worker.launcher.notes import note
 from jobcluster_worker.launcher.pump import Pump
 from jobcluster_worker.launcher.shapes import (
     State,
     Task,
-    TaskKey,
-    Usage,
     id_of,
     new_task,
     no_output,
@@ -34,13 +34,7 @@ from jobcluster_worker.launcher.shapes import (
 )
 from jobcluster_worker.launcher.start import Start, StartFailed
 from jobcluster_worker.launcher.starters import Starters
-
-if TYPE_CHECKING:
-    from jobcluster_worker.cgroup.leaf import Leaf
-
-_KILL_AGAIN_SECONDS = 0.5
-_UNKILLABLE_SECONDS = 60.0
-_REMOVAL_SECONDS = 5.0
+from jobcluster_worker.launcher.stopping import Stopping
 
 
 class Phase(enum.Enum):
@@ -70,14 +64,8 @@ class Host(Protocol):
 
     loop: Loop
     starters: Starters
+    members: Members
     log_file: str
-
-    def contain(self, task: RunningTask) -> Containment: ...
-
-    def watch_members(self, task: RunningTask) -> None:
-        """From now on ``settle`` is to be called whenever its membership may have become empty."""
-
-    def unwatch_members(self, task: RunningTask) -> None: ...
 
     def prepared(self, task: RunningTask) -> None: ...
 
@@ -94,29 +82,22 @@ class RunningTask:
         self.key = start.key
         self.start = start
         self.phase = Phase.PREPARING
-        self.pid = 0
-        self.leader_lives = False
+        self.leader = Leader(host.loop, start.key, self._leader_ended)
         self.record: Task = new_task(start.key, "starting")
         self.record["output"] = no_output(str(start.data_path), host.log_file, available=True)
         self._host = host
         self._gated = gated
         self._default_grace_seconds = default_grace_seconds
         self._cause: Cause | None = None
-        self._pidfd = -1
         self._pump: Pump | None = None
         self._containment: Containment | None = None
         self._timeout: Timer | None = None
-        self._stop_number = 0
-        self._stop_grace = float("inf")
-        self._kill_at = float("inf")
-        self._kill_timer: Timer | None = None
-        self._first_kill: float | None = None
-        self._cpu_seconds = 0.0
+        self._stopping = Stopping(host.loop, self.key, self._is_left)
 
     @property
-    def has_pidfd(self) -> bool:
-        """Whether the end of a live leader is found by itself."""
-        return self._pidfd >= 0
+    def starts(self) -> bool:
+        """Whether a starter thread may be making its leader."""
+        return self.phase in (Phase.PREPARING, Phase.SPAWNING)
 
     # --- start
 
@@ -184,32 +165,23 @@ class RunningTask:
         self._finish()
 
     def _started(self, pid: int, started_at_us: int, started: float) -> None:
-        self.phase, self.pid, self.leader_lives = Phase.RUNNING, pid, True
+        self.phase = Phase.RUNNING
+        self.leader.began(pid)
         self.record["state"], self.record["pid"] = "running", pid
         self.record["started_at_us"] = started_at_us
         note("task_started", pid=pid, **id_of(self.key))
         self._note_limits()
         host = self._host
-        self._containment = host.contain(self)
+        self._containment = host.members.contain(self)
+        self._stopping.tree(pid, self._containment)
         if self.start.log is not None:
             self._pump = Pump(host.loop, self.start.log, self.start.readers, self._output_limit)
-        self._watch_leader()
         timeout = self.start.spec.get("timeout_seconds") or 0.0
         if timeout > 0:
             self._timeout = host.loop.at(started + timeout, self._timed_out)
         if self._cause is not None:
-            self._signal_tree()
+            self._signal_tree(again=False)
         host.changed(self)
-
-    def _watch_leader(self) -> None:
-        # It is ours and not reaped, so the number still means it.
-        try:
-            self._pidfd = os.pidfd_open(self.pid)
-        except OSError as error:
-            # Out of descriptors: the supervisor's look at its children finds the end as well.
-            note("task_fault", "warning", reason=f"pidfd_open: {error}", **id_of(self.key))
-            return
-        self._host.loop.watch(self._pidfd, READ, lambda _events: self.look_at_leader())
 
     def _note_limits(self) -> None:
         self.record["limits_effective"] = self.start.limits_effective
@@ -232,112 +204,52 @@ class RunningTask:
         self._end_by(Cause("failed", "output_limit"), signal.SIGTERM, self._default_grace_seconds)
 
     def _end_by(self, cause: Cause, number: int, grace_seconds: float) -> None:
-        if self.leader_lives:
-            # A leader that has ended already ended by itself, even if its turn in the loop is still to come.
-            self.look_at_leader()
+        # A leader that has ended already ended by itself, even if its turn in the loop is still to come.
+        self.leader.look()
         if self.phase is Phase.ENDED:
             return
         first = self._cause is None
         if first:
             self._cause = cause
-        grace = 0.0 if number == signal.SIGKILL else max(0.0, grace_seconds)
-        self._stop_grace = min(self._stop_grace, grace)
-        if first or number == signal.SIGKILL:
-            self._stop_number = number
+        self._stopping.ask(number, grace_seconds, first)
         if self.phase is Phase.GATE:
             self._finish()
-        elif self.phase is Phase.RUNNING and (self.leader_lives or self._first_kill is None):
+        elif self.phase is Phase.RUNNING and (self.leader.lives or not self._stopping.killed):
             # Without its leader too, what it left behind may be waiting for its grace.
             self._signal_tree(again=not first)
 
-    def _signal_tree(self, again: bool = False) -> None:
-        now = self._host.loop.clock()
+    def _signal_tree(self, again: bool) -> None:
         if self.record["state"] == "running":
             self.record["state"] = "stopping"
             self._host.changed(self)
-        self._kill_at = min(self._kill_at, now + self._stop_grace)
-        if not again and self._stop_number != signal.SIGKILL:
-            self._send(self._stop_number)
-            # A process that was stopped could not act on the signal (systemd does the same).
-            self._send(signal.SIGCONT)
-        self._arm_kill(self._kill_at)
+        self._stopping.signal(again)
 
-    def _send(self, number: int) -> None:
-        if self._containment is None:
-            return
-        try:
-            self._containment.signal(number)
-        except OSError as error:
-            note("task_fault", "error", reason=f"signal: {error}", **id_of(self.key))
-
-    def _arm_kill(self, when: float) -> None:
-        if self._kill_timer is not None:
-            self._kill_timer.cancel()
-        if when <= self._host.loop.clock():
-            self._kill()
-        else:
-            self._kill_timer = self._host.loop.at(when, self._kill)
-
-    def _kill(self) -> None:
-        if self.phase is Phase.ENDED or self._containment is None:
-            return
-        now = self._host.loop.clock()
-        try:
-            self._containment.kill()
-        except OSError as error:
-            note("task_fault", "error", reason=f"kill: {error}", **id_of(self.key))
-        if self._first_kill is None:
-            self._first_kill = now
-        elif now - self._first_kill > _UNKILLABLE_SECONDS:
-            note("task_unkillable", "error", pid=self.pid, **id_of(self.key))
-        waited = now - self._first_kill
-        self._kill_at = now
-        self._kill_timer = self._host.loop.after(_KILL_AGAIN_SECONDS + waited / 4, self._kill_or_settle)
-
-    def _kill_or_settle(self) -> None:
-        """A process in an uninterruptible sleep, or a fork that a kill by descent missed: once more."""
-        if not self.leader_lives:
+    def _is_left(self) -> bool:
+        """Whether something of it is, after a kill."""
+        if not self.leader.lives:
             self.settle()
-        if self.phase is not Phase.ENDED:
-            self._kill()
+        return self.phase is not Phase.ENDED
 
     # --- end
 
-    def look_at_leader(self) -> None:
-        """Takes note of the leader's end, if it has come."""
-        if not self.leader_lives:
-            return
-        reaped = processes.reap(self.pid)
-        if reaped is None:
-            return
-        status, self._cpu_seconds = reaped
-        self.leader_lives = False
-        if self._pidfd >= 0:
-            self._host.loop.unwatch(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
-        code = os.waitstatus_to_exitcode(status)
+    def _leader_ended(self, code: int) -> None:
         if code >= 0:
             self.record["exit_code"] = code
         else:
             self.record["signal"] = processes.signal_name(-code)
         if self._cause is None:
             self._cause = self._natural_cause(code)
-        self._host.watch_members(self)
-
-    def add_cpu(self, seconds: float) -> None:
-        """CPU of a process that the task left behind and that was reaped here."""
-        self._cpu_seconds += seconds
+        self._host.members.watch(self)
 
     def settle(self) -> None:
         """Once the leader is gone: ends when the tree is empty; kills what is left, at once or after the grace."""
-        if self.leader_lives or self.phase is not Phase.RUNNING or self._containment is None:
+        if self.leader.lives or self.phase is not Phase.RUNNING or self._containment is None:
             return
         if self._containment.empty():
             self._finish()
-        elif self._kill_timer is None:
+        elif not self._stopping.planned:
             # Its leader ended by itself: a daemonised child does not hold the end.
-            self._kill()
+            self._stopping.kill()
 
     def _natural_cause(self, code: int) -> Cause:
         if code < 0:
@@ -348,10 +260,10 @@ class RunningTask:
         if self.phase is Phase.ENDED:
             return
         self.phase = Phase.ENDED
-        self._host.unwatch_members(self)
-        for timer in (self._timeout, self._kill_timer):
-            if timer is not None:
-                timer.cancel()
+        self._host.members.unwatch(self)
+        self._stopping.over()
+        if self._timeout is not None:
+            self._timeout.cancel()
         self._note_limits()
         self.start.close_child_ends()
         self._close_pipes()
@@ -369,26 +281,13 @@ class RunningTask:
         self.start.readers.clear()
 
     def _count_usage(self) -> None:
-        """The counters go with the leaf, so they are read before it is removed."""
         usage = no_usage()
-        if self.pid:
-            usage["cpu_seconds"] = round(self._cpu_seconds, 6)
+        if self.leader.pid:
+            usage["cpu_seconds"] = round(self.leader.cpu_seconds, 6)
         leaf, self.start.leaf = self.start.leaf, None
         if leaf is not None:
-            try:
-                usage = cast(Usage, leaf.usage())
-            except OSError as error:
-                note("task_fault", "error", reason=f"usage: {error}", **id_of(self.key))
-            self._remove(leaf)
+            usage = count_and_remove(leaf, self.key, self._host.starters) or usage
         self.record["usage"] = usage
-
-    def _remove(self, leaf: Leaf) -> None:
-        """At once, or, while the kernel is still taking the last process apart (EBUSY), in a thread that may wait."""
-        try:
-            leaf.remove(0.0)
-        except OSError:
-            with contextlib.suppress(OSError):
-                self._host.starters.submit(partial(_remove_patiently, leaf, self.key))
 
     def _record_end(self) -> None:
         cause = self._cause or Cause("failed", "start_failed")
@@ -410,10 +309,3 @@ class RunningTask:
             self.record["error_text"] = (
                 f"output: {name}: {log.error.strerror}; {log.dropped_bytes} bytes were dropped"
             )
-
-
-def _remove_patiently(leaf: Leaf, key: TaskKey) -> None:
-    try:
-        leaf.remove(_REMOVAL_SECONDS)
-    except OSError as error:
-        note("leaf_not_removed", "error", reason=str(error), **id_of(key))

@@ -50,6 +50,22 @@ def test_a_start_without_room_is_refused_with_the_reason_and_leaves_nothing(
         worker.close()
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+def test_on_a_disk_that_takes_no_more_files_starts_are_refused_and_no_job_fails(
+    begin: Callable[..., Worker], tmp_path: Path
+) -> None:
+    with small_disk(tmp_path, 8 << 20, files=60):
+        worker = begin(data_directory=str(tmp_path))
+        supervisor = worker.supervisor()
+        for _ in range(60):
+            key, reply = supervisor.try_start("true")
+            if not reply["ok"]:
+                break
+            assert supervisor.end(key)["state"] == "succeeded"
+        assert reply["error"] == f"ENOSPC: {tmp_path}: no more files can be made"
+        worker.close()
+
+
 def test_an_end_that_could_be_written_nowhere_is_told_and_its_output_is_sealed_when_there_is_room(
     begin: Callable[..., Worker],
 ) -> None:
