@@ -178,6 +178,8 @@ class Server:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self.registration.run())
                     tasks.create_task(credentials.renew(client, self.registration.registered, self.renewed))
+                    # Both end by themselves, the registration when it leaves: which it says over this very channel.
+                    await asyncio.Event().wait()
         finally:
             watch.close()
 

@@ -58,6 +58,7 @@ class Controller:
         self.changed = asyncio.Event()
         self.known = True
         self.epoch = 1
+        self.deregistration_seconds = 0.0
         self._pki = pki
         self._server: grpc.aio.Server | None = None
         self.port = 0
@@ -92,6 +93,7 @@ class Controller:
         return controller_pb2.HeartbeatResponse(known=self.known, epoch=self.epoch)
 
     async def DeregisterWorker(self, request: Any, context: Any) -> controller_pb2.DeregisterWorkerResponse:
+        await asyncio.sleep(self.deregistration_seconds)
         self._hear("deregister", request)
         return controller_pb2.DeregisterWorkerResponse(success=True)
 

@@ -357,6 +357,18 @@ async def test_sigterm_stops_jobs_hands_their_ends_over_deregisters_and_exits_wi
     assert "register" not in [name for name, _ in controller.heard]
 
 
+async def test_an_idle_worker_is_there_until_its_slow_controller_has_taken_it_off_the_list(
+    worker: Worker, stub: Stub, controller: Controller
+) -> None:
+    await controller.until("heartbeat")
+    controller.deregistration_seconds = 0.5
+    worker.signal(signal.SIGTERM)
+    assert await worker.wait() == 0
+    await controller.until("deregister")
+    events = [entry["event"] for entry in worker.log]
+    assert "worker_deregistered" in events and "process_failed" not in events
+
+
 async def test_sigterm_ends_a_worker_whose_controller_is_gone_in_time(
     worker: Worker, stub: Stub, controller: Controller
 ) -> None:
