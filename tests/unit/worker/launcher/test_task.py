@@ -232,6 +232,15 @@ def test_cpu_seconds_are_those_of_the_whole_tree(supervisor: Supervisor) -> None
     assert task["usage"]["cpu_seconds"] > 0.1
 
 
+def test_cpu_seconds_of_what_was_left_behind_and_reaped_before_the_leader_ended_count(
+    supervisor: Supervisor,
+) -> None:
+    burn = "import time; [0 for _ in iter(lambda: time.process_time() < 0.4, False)]"
+    left = f"(python3 -c '{burn}' & echo $! > pid)"
+    task = supervisor.run("sh", "-c", f"{left}; read p < pid; while [ -e /proc/$p ]; do sleep 0.01; done")
+    assert task["usage"]["cpu_seconds"] >= 0.4
+
+
 def test_signal_names_that_nobody_knows_are_refused(supervisor: Supervisor) -> None:
     key = supervisor.start("sleep", "60")
     supervisor.until(key, "running")
