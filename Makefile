@@ -51,7 +51,7 @@ test: setup ## unit and integration tests, and e2e where a container engine answ
 test-e2e: setup ## compose.yaml with real containers; fails where no container engine answers
 	@$(VENV_PYTHON) -m pytest tests/e2e $(PYTEST_ARGS)
 
-test-limits: setup ## limits and isolation on a cgroup v2 kernel: this one's, else one in user-mode Linux
+test-limits: setup ## limits and isolation on a cgroup v2 kernel: this one, else one in user-mode Linux; LIMITS_N=200: more often
 	@$(VENV_PYTHON) -m tests.limits.run $(PYTEST_ARGS)
 
 nemesis: setup ## a load of jobs while servers are killed and frozen, then a checker; NEMESIS_SEED, NEMESIS_SECONDS
