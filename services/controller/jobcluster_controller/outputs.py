@@ -14,6 +14,7 @@ from .domain.job import Job, Task
 from .domain.query import OutputEnd, OutputItem, OutputQuery
 from .domain.states import State, WorkerState
 from .domain.worker import Worker
+from .feeds import Feeds
 from .ledger import Ledger
 from .registry import Registry
 from .relay import empty, relay
@@ -27,13 +28,14 @@ _FOREVER = 366 * 86400.0
 
 
 class Outputs:
-    """Opens them. It keeps nothing: bytes pass through, and who reads slowly slows nobody but himself."""
+    """Opens them. Bytes pass through, and who reads slowly slows nobody but himself."""
 
     def __init__(self, ledger: Ledger, registry: Registry, dispatcher: Dispatcher, reports: Reports) -> None:
         self._ledger = ledger
         self._registry = registry
         self._dispatcher = dispatcher
         self._reports = reports
+        self._feeds = Feeds()
 
     async def open(self, job_id: str, rank: int, query: OutputQuery) -> AsyncGenerator[OutputItem]:
         """See JobService.open_output."""
@@ -116,11 +118,23 @@ class Outputs:
             raise Gone(_facts(task, f"worker {worker_id} is {known.state if known else 'forgotten'}"))
         if worker.state is WorkerState.UNREACHABLE and not self._dispatcher.connected(worker_id):
             raise Unavailable(f"worker {worker_id} is unreachable", retry_after=5.0)
-        async with contextlib.aclosing(relay(self._dispatcher, worker_id, job_id, task, query)) as items:
+        async with contextlib.aclosing(self._items(worker_id, job_id, task, query)) as items:
             async for item in items:
                 if isinstance(item, OutputEnd) and item.complete and query.follow:
                     await self._ledger.wait(job_id, _END_SECONDS, lambda: self._ledger.head(job_id) is None)
                 yield item
+
+    def _items(
+        self, worker_id: str, job_id: str, task: Task, query: OutputQuery
+    ) -> AsyncGenerator[OutputItem]:
+        if not query.follow or query.tail_lines is not None or query.limit_bytes is not None:
+            return relay(self._dispatcher, worker_id, job_id, task, query)
+        key = (worker_id, job_id, task.rank, task.attempt, query.stream)
+
+        def open_at(offset: int) -> AsyncGenerator[OutputItem]:
+            return relay(self._dispatcher, worker_id, job_id, task, replace(query, offset=offset))
+
+        return self._feeds.follow(key, query.offset, open_at)
 
 
 def _facts(task: Task, why: str) -> str:

@@ -1,4 +1,4 @@
-"""Output on its way from a worker to a reader. Nothing is kept between: who does not read stops the worker."""
+"""One output from its worker. Nothing is kept here: who does not take the next item stops the worker."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ HEADER_SECONDS_MAX = 20.0
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS_MAX = 5
 # What a connection may hold of an answer that its client does not take; asyncio's own mark for TLS is 512 KiB.
-WRITE_BUFFER_BYTES = 64 << 10
+WRITE_BUFFER_BYTES = 16 << 10
 # Each TLS connection makes a read buffer of this size at once, and asyncio's 256 KiB are more than requests need.
-asyncio.sslproto.SSLProtocol.max_size = 32 << 10
+asyncio.sslproto.SSLProtocol.max_size = 8 << 10
 
 
 class Protocol(HttpToolsProtocol):
@@ -40,6 +40,10 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        # Below TLS there is a second buffer, with a mark of its own, to which asyncio has no public way.
+        below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+        if below is not None:
+            below.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
