@@ -129,7 +129,7 @@ def test_a_start_waits_for_room_and_says_so_and_the_worker_takes_jobs_again(smal
     assert small.server_pid(small.workers[0]) == server
 
 
-def test_a_worker_stops_in_order_on_a_full_disk_and_nothing_of_it_is_lost(small: Cluster) -> None:
+def test_a_worker_stops_in_order_and_starts_on_a_full_disk_and_nothing_of_it_is_lost(small: Cluster) -> None:
     job = small.post(NEIGHBOUR)
     eventually(lambda: small.output(job["job_id"]) == b"begun\n", what="its first line")
     with filled(home_of(small)):
@@ -137,6 +137,9 @@ def test_a_worker_stops_in_order_on_a_full_disk_and_nothing_of_it_is_lost(small:
         ended = small.job(job["job_id"])
         assert (ended["state"], ended["reason"]) == ("stopped", "worker_shutdown"), ended
         assert ended["output"]["bytes"] == 6
+        small.workers[0].start()
+        small.wait_ready(1)
+        assert small.output(job["job_id"]) == b"begun\n"
 
 
 @contextmanager

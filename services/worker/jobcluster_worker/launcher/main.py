@@ -99,8 +99,8 @@ def _make_run_directory(lock: int) -> RunDirectory:
     """The lock's file names it, so that the next launcher can remove what one that was killed has left."""
     RunDirectory.remove_left(os.fsdecode(os.pread(lock, 4096, 0)))
     made = RunDirectory.make(os.environ)
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, os.fsencode(made.path), 0)
+    # Written over, not anew: on a full disk the file's block is not given up.
+    os.ftruncate(lock, os.pwrite(lock, os.fsencode(made.path), 0))
     return made
 
 
