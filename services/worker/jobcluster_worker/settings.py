@@ -73,8 +73,8 @@ class JobsBlock(Block):
     """Output and work directories; without it ``data`` in the state directory."""
     log_file: AnyPath | None = None
     """Without it the log goes to stderr."""
-    output_max_bytes: Size = Field(1 << 30, gt=0)
-    """Output kept of a task whose spec says nothing."""
+    output_max_bytes: Size | None = Field(None, gt=0)
+    """The most that is kept of a task's output, whatever its spec says; None: what the spec says."""
     max_tasks: int = Field(1000, gt=0, le=2000)
     """Tasks that run at once."""
 

@@ -47,7 +47,7 @@ def test_relative_names_are_relative_to_the_file_and_what_is_absent_has_its_defa
     assert settings.worker.state_directory == tmp_path / "state"
     assert settings.data_directory == tmp_path / "state" / "data"
     assert settings.auth.join == tmp_path / "join.token"
-    assert (settings.jobs.output_max_bytes, settings.shutdown.grace_seconds) == (1 << 30, 10.0)
+    assert (settings.jobs.output_max_bytes, settings.shutdown.grace_seconds) == (None, 10.0)
     assert settings.controller.enroll_url == "https://127.0.0.1:8443"
 
 

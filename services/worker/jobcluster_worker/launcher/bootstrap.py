@@ -28,7 +28,8 @@ class Bootstrap:
     handover_seconds: float = 5.0
     limits_require: bool = True
     limits_worker: dict[str, Any] = field(default_factory=dict)
-    output_max_bytes: int = 1 << 30
+    output_max_bytes: int = 0
+    """0: as the spec says."""
     tasks_per_supervisor: int = 32
 
     @classmethod
@@ -52,7 +53,7 @@ class Bootstrap:
                 handover_seconds=float(given.get("handover_seconds", 5.0)),
                 limits_require=bool(given.get("limits_require", True)),
                 limits_worker=dict(given.get("limits_worker") or {}),
-                output_max_bytes=int(given.get("output_max_bytes") or 1 << 30),
+                output_max_bytes=int(given.get("output_max_bytes") or 0),
                 tasks_per_supervisor=int(given.get("tasks_per_supervisor") or 32),
             )
         except (KeyError, TypeError, AttributeError) as error:

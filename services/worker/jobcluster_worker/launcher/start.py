@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 STDOUT, STDERR = 0, 1
 WORK_NAME = "work"
 STDIN_BYTES = 1 << 20
+OUTPUT_BYTES = 1 << 30  # kept where nothing is said
 # With a mount namespace these are the task's own, and cannot be seen from here.
 _PRIVATE_DIRECTORIES = ("/tmp", "/var/tmp", "/dev")
 
@@ -139,9 +140,10 @@ class Start:
 
     def _open_log(self) -> OutputLog:
         options = self.spec.get("output") or {}
+        asked = options.get("max_bytes") or OUTPUT_BYTES
         return OutputLog(
             self.directory,
-            max_bytes=options.get("max_bytes") or self.site.bootstrap.output_max_bytes,
+            max_bytes=min(asked, self.site.bootstrap.output_max_bytes or asked),
             on_limit=options.get("on_limit") or "truncate",
         )
 

@@ -201,6 +201,17 @@ def test_output_over_the_cap_is_cut_counted_and_the_program_goes_on(supervisor: 
     assert (task["output"]["merged"]["bytes"], task["output"]["dropped_bytes"]) == (1000, 99_000)
 
 
+@pytest.mark.parametrize("asked", [{}, {"max_bytes": 1 << 30}])
+def test_a_workers_own_cap_holds_whatever_the_spec_says(
+    begin: Callable[..., Worker], asked: dict[str, int]
+) -> None:
+    supervisor = begin(output_max_bytes=1000).supervisor()
+    kept = supervisor.run("head", "-c", "5000", "/dev/zero", output=asked)["output"]
+    assert (kept["merged"]["bytes"], kept["dropped_bytes"]) == (1000, 4000)
+    less = supervisor.run("head", "-c", "5000", "/dev/zero", output={"max_bytes": 10})["output"]
+    assert (less["merged"]["bytes"], less["dropped_bytes"]) == (10, 4990)
+
+
 def test_output_over_the_cap_ends_the_task_where_that_was_asked_for(supervisor: Supervisor) -> None:
     task = supervisor.run("yes", output={"max_bytes": 100_000, "on_limit": "stop"})
     assert facts(task)[:2] == ("failed", "output_limit")
