@@ -78,6 +78,7 @@ def _spec(name: str) -> dict[str, object]:
     return {"command": "sh", "args": ["-c", script, script]}
 
 
+BUSY = {"a fork storm", "execs without end", "a pid that changes all the time"}
 NASTY = {name: _spec(name) for name in (*_SHELL, *_PYTHON)}
 
 # Their leader ends by itself with code 3 and leaves the rest, which holds its pipes.
