@@ -118,6 +118,8 @@ class LocalCluster:
         self.layout = layout
         self.workers = [f"worker-{n}" for n in range(1, workers + 1)]
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._logged: dict[str, int] = {}
+        """The size of each log before this start."""
 
     @property
     def token(self) -> str:
@@ -168,6 +170,7 @@ class LocalCluster:
         file = self.layout.settings_file(name)
         file.write_text(toml(settings))
         with open(self.layout.log_file(name), "ab") as log:
+            self._logged[name] = log.tell()
             child = subprocess.Popen(
                 [sys.executable, "-m", module, "--config", str(file)],
                 stdin=subprocess.DEVNULL,
@@ -248,8 +251,10 @@ class LocalCluster:
         return [name for name, pid in pids.items() if pid in late]
 
     def log_tails(self, lines: int = 15) -> str:
+        """What the processes of this start wrote last; of those that have ended at the end, where it is seen."""
         texts = []
-        for file in sorted(self.layout.run.glob("*.log")):
-            tail = file.read_text(errors="replace").splitlines()[-lines:]
-            texts.append("\n".join([f"--- {file}", *tail]))
+        for name in sorted(self._children, key=lambda name: self._children[name].poll() is not None):
+            file = self.layout.log_file(name)
+            written = file.read_bytes()[self._logged[name] :].decode(errors="replace")
+            texts.append("\n".join([f"--- {file}", *written.splitlines()[-lines:]]))
         return "\n".join(texts)

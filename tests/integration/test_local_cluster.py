@@ -116,9 +116,14 @@ def test_a_second_start_and_taken_ports_are_refused_and_overwrite_nothing(backgr
 def test_a_start_that_fails_shows_the_logs_and_leaves_nothing_running(background: Background) -> None:
     (background.directory / "state").mkdir()
     (background.directory / "state" / "controller.db").mkdir()  # no file: the store cannot be opened
+    background.layout.run.mkdir()
+    for name in ("controller", "worker-7"):
+        background.layout.log_file(name).write_text("of an earlier start\n")
     failed = background.call("start")
     assert failed.returncode == 1
     assert "controller ended with" in failed.stderr and "controller.log" in failed.stderr
+    assert "store.path" in failed.stderr.splitlines()[-1]  # what it was comes last
+    assert "earlier" not in failed.stderr
     assert background.cluster.running() == {}
 
 
