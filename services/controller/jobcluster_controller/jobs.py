@@ -244,7 +244,10 @@ class JobService:
             Job(job_id=str(uuid.uuid4()), spec=spec, created_at=self._now(), tasks=(Task(),))
         )
         if job.state is State.QUEUED and self._placement.waiting >= self._queue_max:
-            raise QueueFull(f"{self._queue_max} jobs wait already", retry_after=_QUEUE_RETRY_SECONDS)
+            raise QueueFull(
+                f"the queue is full: {self._queue_max} may wait ([jobs] queue_max); ask again later",
+                retry_after=_QUEUE_RETRY_SECONDS,
+            )
         if job.state is State.QUEUED:
             self._placement.queue(job)
         repeat = await self._ledger.insert(job, key)
