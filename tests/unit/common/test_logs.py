@@ -2,7 +2,6 @@ import asyncio
 import json
 import logging
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ import structlog
 from jobcluster_common import logs
 from jobcluster_common.logs import LogFile, configure
 from jobcluster_common.settings import LogBlock
+
+from tests.unit.worker.full_disk import files_of_at_most
 
 
 @pytest.fixture
@@ -174,15 +175,10 @@ def test_a_log_on_a_full_disk_fails_nobody_and_its_next_line_is_whole(file: Path
     configure(LogBlock(), LogFile(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)))
     log = structlog.get_logger()
     log.info("job_started", job_id="first")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # A disk with room for ten bytes more (setrlimit(2)).
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 10, limits[1]))
-    try:
+    with files_of_at_most(file.stat().st_size + 10):
         log.info("job_started", job_id="torn")
         log.info("job_started", job_id="lost")
         logging.getLogger("library").warning("lost too")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     log.info("job_started", job_id="last")
     whole, torn, last = file.read_text().splitlines()
     assert (json.loads(whole)["job_id"], len(torn), json.loads(last)["job_id"]) == ("first", 10, "last")
