@@ -160,7 +160,7 @@ def main() -> None:
         sys.stdout.write("began\n")
         sys.stdout.flush()
 
-    reading = Reader(int(port), ca_file, token, job_id, form, began=began).read()
+    reading = Reader(int(port), ca_file, token, job_id, form, began=began).read(within=1500.0)
     told = {"bytes": reading.offset, "sha256": reading.sha256, "cuts": reading.cuts, "end": reading.end}
     sys.stdout.write(json.dumps(told) + "\n")
 

@@ -28,7 +28,7 @@ def cuts_at_random(number: int, total: int) -> list[int]:
     return sorted(rng.randrange(total) for _ in range(rng.randint(1, 4)))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(size(300, 900))
 def test_thirty_readers_in_three_forms_that_cut_themselves_and_resume_get_every_byte_once(
     cluster: Cluster,
 ) -> None:
