@@ -73,7 +73,7 @@ class Streams:
             offset=offset, start=pb.OutputStart(offset=offset, size_bytes=size, complete=final)
         )
         limit = request.limit_bytes or None
-        if request.snapshot or final:
+        if request.snapshot or final or not self._may_grow(key):
             end = size if limit is None else min(size, offset + limit)
             async for at, data in snapshot(reader, offset, end, self.window):
                 yield pb.StreamJobResponse(output=data, offset=at)
@@ -131,12 +131,17 @@ class Streams:
             pb.StreamJobResponse(end=end),
         ]
 
+    def _may_grow(self, key: TaskKey) -> bool:
+        """Not if nobody here knows of the task any more: its output stays without an end."""
+        return self._table.get(key) is not None or self._remains.is_claimed(key)
+
     def _ended(self, key: TaskKey) -> bool:
         entry = self._table.get(key)
         return entry is not None and entry.ended
 
 
-def _kept_bytes(task: Task, stream: str) -> int:
+def _kept_bytes(task: Task, stream: str) -> int | None:
+    """None if nobody counted them."""
     output = task["output"]
     totals = {"merged": output["merged"], "stdout": output["stdout"], "stderr": output["stderr"]}
-    return totals[stream]["bytes"]
+    return totals[stream]["bytes"] if totals[stream]["sha256"] else None
