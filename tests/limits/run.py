@@ -21,6 +21,9 @@ from tests.limits.newer_root import host_can_spawn_into_cgroups, newer_root
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
 GUEST_SCRATCH = "/mnt/scratch"
+LIMITS_N = int(os.environ.get("LIMITS_N", "20"))
+TEST_SECONDS = 120 + 3 * LIMITS_N
+GUEST_SECONDS = 900 + 6 * LIMITS_N
 NOTHING_SELECTED = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
@@ -31,6 +34,8 @@ def native_scratch(checkout: Path = CHECKOUT) -> Path | None:
         offered = (found.base / "cgroup.controllers").read_text().split()
         device.block_device(checkout)
     except (place.NoPlace, device.NoDevice, OSError):
+        return None
+    if found.is_container:  # sessions and delegated groups, which are tested too, are of a host
         return None
     if os.geteuid() != 0 or not set(CONTROLLERS) <= set(offered):
         return None
@@ -47,7 +52,8 @@ def main() -> int:
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     if not sys.stdout.isatty():
         environment["NO_COLOR"] = "1"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(HERE), *sys.argv[1:]]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--timeout={TEST_SECONDS}"]
+    command += [str(HERE), *sys.argv[1:]]
     if scratch := native_scratch():
         environment = {**os.environ, **environment, "JOBCLUSTER_LIMITS_SCRATCH": str(scratch)}
         try:
@@ -56,9 +62,13 @@ def main() -> int:
             shutil.rmtree(scratch, ignore_errors=True)
     environment["JOBCLUSTER_LIMITS_SCRATCH"] = GUEST_SCRATCH
     try:
-        if not host_can_spawn_into_cgroups() and (failed := run_on_newer_system(environment)):
-            return failed
-        return in_checkout(Guest(shares={str(CHECKOUT): CHECKOUT}), str(CHECKOUT), command, environment)
+        if not host_can_spawn_into_cgroups():
+            if failed := run_on_newer_system(environment):
+                return failed
+            # It has just run, and does with a stand-in what test_stack_holds.py does with the real worker.
+            command.append(f"--ignore={HERE / 'test_limits.py'}")
+        guest = Guest(shares={str(CHECKOUT): CHECKOUT}, timeout_seconds=GUEST_SECONDS)
+        return in_checkout(guest, str(CHECKOUT), command, environment)
     except GuestUnavailable as error:
         sys.stderr.write(f"test-limits: {error}\n")
         return 1
@@ -75,6 +85,7 @@ def run_on_newer_system(environment: dict[str, str]) -> int:
     guest = Guest(
         root=newer_root(CHECKOUT / "build" / "limits-root"),
         shares={place: CHECKOUT, "/mnt/packages": packages},
+        timeout_seconds=GUEST_SECONDS,
     )
     files = [f"tests/limits/test_{name}.py" for name in ("leaves", "limits", "places", "hostile")]
     command = ["python3", "-m", "pytest", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", place]

@@ -76,6 +76,17 @@ def test_a_container_whose_first_process_is_another(new_yard: NewYard, group: Pa
         check_a_task(yard, group / Path(yard.hello["root"]).name)
 
 
+def test_two_launchers_in_one_container_stand_side_by_side(new_yard: NewYard, group: Path) -> None:
+    with new_yard(wrapped=container(group, more="init")) as first:
+        inside = Path(f"/proc/{first.process.pid}/task/{first.process.pid}/children").read_text().strip()
+        join = f"echo 0 > {group}/jobcluster-outside/cgroup.procs"
+        join += f' && exec nsenter --target {inside} --pid --mount --cgroup "$0" "$@"'
+        with new_yard(wrapped=["sh", "-c", join]) as second:
+            for yard in (first, second):
+                assert all_ok(yard), yard.hello
+                check_a_task(yard, group / Path(yard.hello["root"]).name)
+
+
 def test_a_controller_that_is_not_delegated_is_said_and_the_others_hold(
     new_yard: NewYard, group: Path
 ) -> None:

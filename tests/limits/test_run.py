@@ -35,7 +35,7 @@ def checkout(scratch: Path) -> Iterator[Path]:
 
 
 def test_native_where_all_controllers_are_ours(checkout: Path, group: Path) -> None:
-    found = [chosen(checkout), chosen(checkout, container(group))]
+    found = [chosen(checkout)]
     (group / "cgroup.subtree_control").write_text(ALL)
     (group / "delegated").mkdir()
     os.setxattr(group / "delegated", "user.delegate", b"1")
@@ -46,13 +46,17 @@ def test_native_where_all_controllers_are_ours(checkout: Path, group: Path) -> N
 def test_a_kernel_of_its_own_where_one_is_missing_or_none_is_ours(
     checkout: Path, group: Path, tmp_path: Path
 ) -> None:
+    in_container = chosen(checkout, container(group))
     (group / "session").mkdir()
     in_session = ["sh", "-c", ENTER.format(group / "session")]
     plain = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     (group / "cgroup.subtree_control").write_text("+cpu +memory +pids")
+    (group / "half").mkdir()
+    os.setxattr(group / "half", "user.delegate", b"1")
     found = {
+        "a container": in_container,
         "a session that is not delegated": chosen(checkout, in_session),
-        "a container without io": chosen(checkout, container(group / "half")),
+        "a delegated group without io": chosen(checkout, ["sh", "-c", ENTER.format(group / "half")]),
         "a plain user": chosen(checkout, plain),
         "no disk below": chosen(tmp_path),
     }

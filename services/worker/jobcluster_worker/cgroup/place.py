@@ -43,13 +43,12 @@ def find_place() -> Place:
             " (cgroup_no_v1=all), or run the worker on a host with cgroup v2"
         )
     path = own_path(Path("/proc/self/cgroup").read_text(encoding="utf-8"))
+    path = path.removesuffix(f"/{OUTSIDE}") or "/"  # another launcher has put us there
     container = os.readlink("/proc/self/ns/pid") != _FIRST_PID_NAMESPACE
     if path != "/" and container:
         _make_namespace()
         path = "/"
     base = Path(f"{MOUNT}{path}")
-    if base.name == OUTSIDE:  # another launcher has put us there
-        base = base.parent
     real_root = not (base / "cgroup.type").exists()
     if path != "/" and not is_delegated(base):
         raise NoPlace(f"the cgroup {path} is not delegated to the worker; {_DELEGATE}")
