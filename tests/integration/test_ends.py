@@ -110,6 +110,29 @@ def test_term_ends_a_plain_sleep_long_before_the_grace(cluster: Cluster) -> None
     assert (stopped["state"], stopped["signal"]) == ("stopped", "TERM")
 
 
+def test_a_second_stop_that_is_stricter_ends_a_job_long_before_the_first_ones_grace(cluster: Cluster) -> None:
+    job = cluster.post({"command": ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done"]})
+    eventually(lambda: b"up" in cluster.output(job["job_id"]), what="its output")
+    assert cluster.stop_job(job["job_id"], wait=None, grace_seconds=60)["state"] == "stopping"
+    assert cluster.stop_job(job["job_id"], wait=None, grace_seconds=600)["state"] == "stopping"
+    ended = cluster.stop_job(job["job_id"], wait=30, signal="KILL", grace_seconds=0)
+    assert tuple(ended[k] for k in END) == ("stopped", "stopped", None, "KILL")
+
+
+def test_a_stop_hastens_the_end_of_a_job_in_the_grace_of_its_timeout(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with running_cluster(
+        tmp_path_factory.mktemp("grace"), workers=1, worker_settings={"shutdown": {"grace_seconds": 600}}
+    ) as patient:
+        job = patient.post(
+            {"command": ["sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"], "timeout_seconds": 1}
+        )
+        patient.until(job["job_id"], "stopping")
+        ended = patient.stop_job(job["job_id"], wait=30, signal="KILL")
+        assert tuple(ended[k] for k in END) == ("failed", "timed_out", None, "KILL")
+
+
 def test_a_queued_job_is_stopped_at_once_and_says_why_it_waited(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -40,8 +40,8 @@ class Books(Protocol):
         """Whether this start is still to be sent."""
         ...
 
-    def wants_stop(self, source: Source, key: TaskKey) -> bool:
-        """Whether this stop is still to be sent."""
+    def wanted_stop(self, source: Source, key: TaskKey) -> tuple[str, float] | None:
+        """The stop that is to be sent now, the strictest one that is committed: (signal, grace_seconds)."""
         ...
 
     def unseen(self, source: Source, key: TaskKey) -> bool:

@@ -166,7 +166,7 @@ class JobService:
         return job
 
     async def stop(self, job_id: str, signal: str = "TERM", grace_seconds: float = 10.0) -> Job:
-        """Asks for a stop, durable when this returns; again, or on an ended job, it changes nothing.
+        """Asks for a stop, durable when this returns; again, it can only hasten the end.
 
         :raises NotFound: no such job.
         :raises Unavailable: the store could not commit.
@@ -178,7 +178,7 @@ class JobService:
             if stopped is not job:
                 await self._ledger.change([stopped])
             elif (under_way := self._ledger.committing([job_id])) is not None:
-                await under_way  # the first stop, or the end: not acknowledged before it is durable
+                await under_way  # the stop before, or the end: not acknowledged before it is durable
         return await self.get(job_id)
 
     async def list(self, which: JobFilter) -> tuple[builtins.list[Job], str | None]:

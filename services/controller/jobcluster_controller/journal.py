@@ -13,7 +13,7 @@ def committed(before: Job | None, job: Job) -> None:
     """A listener of the ledger: ``before`` is the job as it was shown until this commit."""
     if before is None:
         log.info("job_accepted", job_id=job.job_id, state=job.state, tasks=len(job.tasks))
-    elif job.stop_requested is not None and before.stop_requested is None:
+    elif job.stop_requested is not None and job.stop_requested != before.stop_requested:
         log.info("job_stop_requested", job_id=job.job_id, signal=job.stop_requested[0])
     task = job.deciding_task
     if task is not None:

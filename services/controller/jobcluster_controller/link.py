@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
 
 from jobcluster_common import logs, tls  # tls before grpc
 
@@ -48,14 +47,6 @@ class Broken(Exception):
     """The stream ended, or its worker is not the one that registered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """``fence``: it must not live at all; otherwise it is sent only while the job is stopping."""
-
-    request: worker_pb2.StopJobRequest
-    fence: bool = False
-
-
 class Link:
     """One worker in one incarnation and epoch, at one address. ``run`` re-opens the stream until it is closed.
 
@@ -75,7 +66,8 @@ class Link:
         self._starts: Outbox[TaskKey, worker_pb2.StartJobRequest] = Outbox(
             self._send_starts, _take_starts, _RETRYABLE
         )
-        self._stops: Outbox[TaskKey, Stop] = Outbox(
+        # Whether it must not live at all; otherwise what is sent is the stop that the books want at that moment.
+        self._stops: Outbox[TaskKey, bool] = Outbox(
             self._send_stop, _take_one, _RETRYABLE, patience_seconds=0.0
         )
         self._task = asyncio.get_running_loop().create_task(
@@ -86,10 +78,9 @@ class Link:
         self._starts.put(TaskKey(job.job_id, task.rank, task.attempt), convert.start_request(job, task))
 
     def stop(self, job: Job, task: Task) -> None:
-        signal, grace_seconds = job.stop_requested or ("TERM", 10.0)
         key = TaskKey(job.job_id, task.rank, task.attempt)
         self._starts.drop(key)
-        self._stops.put(key, Stop(_stop_request(key, signal, grace_seconds)))
+        self._stops.put(key, False)
 
     def kick(self) -> None:
         """The worker was heard of: it is worth trying at once."""
@@ -214,7 +205,7 @@ class Link:
             if not report.task.state.done and await self._books.unwanted(self.source, report):
                 log.warning("task_fenced", **report.key.ids())
                 self._stops.open()
-                self._stops.put(report.key, Stop(_stop_request(report.key, "KILL", 0.0), fence=True))
+                self._stops.put(report.key, True)
 
     async def _send_starts(self, batch: Batch[TaskKey, worker_pb2.StartJobRequest]) -> None:
         wanted = {key: item for key, item in batch.items() if self._books.wants_start(self.source, key)}
@@ -248,16 +239,17 @@ class Link:
         for durable in refused:
             await _durable(durable)
 
-    async def _send_stop(self, batch: Batch[TaskKey, Stop]) -> None:
-        for key, stop in batch.items():
-            if not stop.fence and not self._books.wants_stop(self.source, key):
+    async def _send_stop(self, batch: Batch[TaskKey, bool]) -> None:
+        for key, fence in batch.items():
+            wanted = ("KILL", 0.0) if fence else self._books.wanted_stop(self.source, key)
+            if wanted is None:
                 continue
             try:
-                await self.stub().StopJob(stop.request, timeout=STOP_SECONDS)
+                await self.stub().StopJob(_stop_request(key, *wanted), timeout=STOP_SECONDS)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.NOT_FOUND:
                     raise
-            if not stop.fence and self._books.unseen(self.source, key):
+            if not fence and self._books.unseen(self.source, key):
                 await self._settle_stop(key)
 
     async def _settle_stop(self, key: TaskKey) -> None:
@@ -321,7 +313,7 @@ def _take_starts(
     return batch
 
 
-def _take_one(pending: Batch[TaskKey, Stop]) -> Batch[TaskKey, Stop]:
+def _take_one(pending: Batch[TaskKey, bool]) -> Batch[TaskKey, bool]:
     key = next(iter(pending))
     return {key: pending.pop(key)}
 

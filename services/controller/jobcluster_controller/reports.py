@@ -113,8 +113,10 @@ class Reports:
     def wants_start(self, source: Source, key: TaskKey) -> bool:
         return self._wants(source, key, State.STARTING)
 
-    def wants_stop(self, source: Source, key: TaskKey) -> bool:
-        return self._wants(source, key, State.STOPPING)
+    def wanted_stop(self, source: Source, key: TaskKey) -> tuple[str, float] | None:
+        found = self._ledger.committed_task(key)
+        wanted = found is not None and self._wants(source, key, State.STOPPING)
+        return found[0].stop_requested if found is not None and wanted else None
 
     def unseen(self, source: Source, key: TaskKey) -> bool:
         task = self._held_by(source, key, self._ledger.head(key.job_id))
@@ -140,13 +142,14 @@ class Reports:
         for task in job.tasks:
             key = TaskKey(job.job_id, task.rank, task.attempt)
             old = before.tasks[task.rank] if before is not None else None
+            moved = old is None or (old.state, old.worker_id) != (task.state, task.worker_id)
+            asked = before is None or before.stop_requested != job.stop_requested
             if task.state.done:
                 self._accepted.discard(key)
-            elif old is None or (old.state, old.worker_id) != (task.state, task.worker_id):
-                if task.state is State.STARTING:
-                    self._send_start(key)
-                elif task.state is State.STOPPING:
-                    self._send_stop(key)
+            elif task.state is State.STARTING and moved:
+                self._send_start(key)
+            elif task.state is State.STOPPING and asked:
+                self._send_stop(key)
 
     def _send_start(self, key: TaskKey) -> None:
         found = self._ledger.committed_task(key)
@@ -158,8 +161,9 @@ class Reports:
             self._dispatcher.start(*found)
 
     def _send_stop(self, key: TaskKey) -> None:
+        """Not to one that its worker stops by itself (its timeout, a shutdown): that has its own grace."""
         found = self._ledger.committed_task(key)
-        if found is not None and found[1].state is State.STOPPING:
+        if found is not None and found[1].state is State.STOPPING and found[0].stop_requested is not None:
             self._dispatcher.stop(*found)
 
     def _wants(self, source: Source, key: TaskKey, state: State) -> bool:

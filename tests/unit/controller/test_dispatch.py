@@ -204,6 +204,27 @@ async def test_a_stop_is_delivered_and_the_end_is_the_workers(core: Core, twin: 
     assert [(s.signal, s.grace_seconds, s.attempt) for s in twin.stops] == [("INT", 3.5, 1)]
 
 
+async def test_a_stricter_stop_follows_the_first_and_a_laxer_one_does_not(
+    core: Core, twin: WorkerTwin
+) -> None:
+    twin.ends_by = frozenset({"KILL"})
+    await synced(core, twin)
+    job = await start(core)
+    await becomes(core, job, State.RUNNING)
+    await core.jobs.stop(job.job_id, "TERM", 60.0)
+    await core.jobs.stop(job.job_id, "INT", 60.0)
+    await eventually(lambda: len(twin.stops) == 1)
+    await core.jobs.stop(job.job_id, "TERM", 30.0)
+    await eventually(lambda: len(twin.stops) == 2)
+    await core.jobs.stop(job.job_id, "KILL", 10.0)
+    assert (await core.jobs.wait(job.job_id, 10)).state is State.STOPPED
+    assert [(s.signal, s.grace_seconds) for s in twin.stops] == [
+        ("TERM", 60.0),
+        ("TERM", 30.0),
+        ("KILL", 10.0),
+    ]
+
+
 async def test_a_stop_that_overtakes_its_start_means_that_it_never_starts(
     core: Core, twin: WorkerTwin
 ) -> None:
@@ -227,9 +248,11 @@ async def test_a_stop_for_a_worker_that_is_away_is_delivered_when_it_is_back(
         await synced(core, twin)
         job = await start(core)
         await becomes(core, job, State.RUNNING)
-    assert (await core.jobs.stop(job.job_id)).state is State.STOPPING
+    for how in (("TERM", 60.0), ("INT", 3.0), ("TERM", 60.0)):
+        assert (await core.jobs.stop(job.job_id, *how)).state is State.STOPPING
     async with serving(twin, trust, port=twin.port):
         assert (await core.jobs.wait(job.job_id, 10)).state is State.STOPPED
+    assert {(s.signal, s.grace_seconds) for s in twin.stops} == {("INT", 3.0)}
 
 
 @pytest.mark.parametrize("code", ["draining", "unavailable", "epoch"])

@@ -332,13 +332,31 @@ async def test_a_stop_of_a_queued_job_is_at_once_and_of_a_running_one_is_deliver
     stopping = await core.jobs.stop(running.job_id, "INT", 3.0)
     assert (stopping.state, stopping.stop_requested) == (State.STOPPING, ("INT", 3.0))
     assert [j.job_id for j, _ in core.dispatcher.stopped] == [running.job_id]
-    again = await core.jobs.stop(running.job_id, "KILL", 0.0)
+    again = await core.jobs.stop(running.job_id, "TERM", 3.0)
     assert again == stopping and len(core.dispatcher.stopped) == 1
+    assert (await core.jobs.stop(running.job_id, "KILL")).state is State.STOPPING
+    assert [j.stop_requested for j, _ in core.dispatcher.stopped] == [("INT", 3.0), ("KILL", 10.0)]
     await core.tell(running, State.STOPPED, Reason.STOPPED)
     ended = await core.jobs.stop(running.job_id)
     assert ended.state is State.STOPPED
     with pytest.raises(NotFound):
         await core.jobs.stop("none")
+
+
+async def test_what_its_worker_stops_by_itself_is_left_its_grace_and_a_stop_of_it_is_delivered(
+    core: Core,
+) -> None:
+    await core.add_worker()
+    job = await core.start()
+    await core.tell(job, State.RUNNING)
+    await core.tell(job, State.STOPPING)
+    core.books.all_told(core.source(), {key(job)})
+    assert core.dispatcher.stopped == []
+    await core.jobs.stop(job.job_id, "KILL")
+    assert [j.stop_requested for j, _ in core.dispatcher.stopped] == [("KILL", 10.0)]
+    await core.tell(job, State.FAILED, Reason.TIMED_OUT)
+    ended = await core.jobs.get(job.job_id)
+    assert (ended.state, ended.tasks[0].reason) == (State.FAILED, Reason.TIMED_OUT)
 
 
 async def test_a_stop_at_an_unreachable_worker_is_kept_and_delivered_when_it_is_back(core: Core) -> None:
@@ -502,7 +520,9 @@ async def test_after_a_restart_all_is_there_in_order(tmp_path: Path) -> None:
     await core.add_worker(tasks=2)
     running, stopping = await core.start(), await core.start()
     await core.tell(running, State.RUNNING)
+    await core.jobs.stop(stopping.job_id, "TERM", 60.0)
     await core.jobs.stop(stopping.job_id, "INT", 2.0)
+    await core.jobs.stop(stopping.job_id, "TERM", 60.0)
     queued = [await core.start() for _ in range(3)]
     await store.close()
 

@@ -51,6 +51,7 @@ class WorkerTwin:
     refuse: str = ""
     unanswered: int = 0
     end_at_once: bool = False
+    ends_by: frozenset[str] = frozenset({"TERM", "INT", "KILL"})
     tasks: dict[Key, common_pb2.TaskStatus] = field(default_factory=dict)
     tombstones: set[Key] = field(default_factory=set)
     starts: list[Key] = field(default_factory=list)
@@ -126,7 +127,7 @@ class WorkerTwin:
         if task is None and key not in self.starts:
             self.tombstones.add(key)
             return worker_pb2.StopJobResponse(state="stopped")
-        if task is not None and task.state not in _DONE:
+        if task is not None and task.state not in _DONE and request.signal in self.ends_by:
             self.end(key, "stopped", "stopped")
         return worker_pb2.StopJobResponse(state="stopping")
 

@@ -77,8 +77,12 @@ def refused(job: Job, rank: int, again: bool, error_text: str, now: datetime) ->
 
 
 def stop_asked(job: Job, signal: str, grace_seconds: float, now: datetime) -> Job:
-    """After a stop was asked for; the job itself when that changes nothing (it has ended, or is stopping)."""
-    if job.done or job.stop_requested is not None:
+    """After a stop was asked for; the job itself when that changes nothing: it has ended, or a stop of it is as strict.
+
+    Of two stops the one with the shorter grace is kept. Whether it still hastens the end its worker decides, which
+    knows when the first one arrived.
+    """
+    if job.done or (job.stop_requested and _grace(signal, grace_seconds) >= _grace(*job.stop_requested)):
         return job
     tasks = tuple(
         ended(t, State.STOPPED, Reason.STOPPED, now)
@@ -89,6 +93,10 @@ def stop_asked(job: Job, signal: str, grace_seconds: float, now: datetime) -> Jo
         for t in job.tasks
     )
     return job.evolve(tasks=tasks, stop_requested=(signal, grace_seconds), queue_reason=None)
+
+
+def _grace(signal: str, grace_seconds: float) -> float:
+    return 0.0 if signal == "KILL" else grace_seconds
 
 
 def ended(task: Task, state: State, reason: Reason, now: datetime, error_text: str | None = None) -> Task:

@@ -160,7 +160,7 @@ class Task:
 class Job:
     """A job and its tasks 0..N-1. State, reason and times are what its tasks add up to.
 
-    ``stop_requested`` is a stop that was acknowledged to a caller and not yet seen done: (signal, grace_seconds).
+    ``stop_requested`` is the strictest stop that was acknowledged to a caller: (signal, grace_seconds).
     """
 
     job_id: str

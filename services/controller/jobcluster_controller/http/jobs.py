@@ -116,7 +116,9 @@ async def _shown(call: Call, job: Job) -> ASGIApp:
 async def stop_job(call: Call) -> ASGIApp:
     """Stop a job
 
-    Signal, grace, then the whole tree is killed. Again, or on an ended job, it changes nothing. The body may be absent.
+    Signal, grace, then the whole tree is killed. A later stop that is stricter (KILL, or a grace that ends earlier)
+    sends its signal at once and shortens the grace; any other, or one on an ended job, changes nothing. State and
+    reason stay those of what came first. The body may be absent.
     """
     return await _stop(call, await call.doors.jobs.get(call.path("job_id")))
 

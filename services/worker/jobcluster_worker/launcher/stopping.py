@@ -34,26 +34,23 @@ class Stopping:
         """Whether a kill is to come, or has come."""
         return self._timer is not None
 
-    @property
-    def killed(self) -> bool:
-        return self._first_kill is not None
-
     def tree(self, pid: int, containment: Containment) -> None:
         """There it is; ``pid`` is its leader's."""
         self._pid, self._containment = pid, containment
 
-    def ask(self, number: int, grace_seconds: float, first: bool) -> None:
-        """Takes note of a stop; a later one can only shorten the grace, or be a kill."""
+    def ask(self, number: int, grace_seconds: float) -> bool:
+        """Takes note of a stop. False: it would not kill earlier than what was asked for before, so it is nothing."""
         grace = 0.0 if number == signal.SIGKILL else max(0.0, grace_seconds)
-        self._grace_seconds = min(self._grace_seconds, grace)
-        if first or number == signal.SIGKILL:
-            self._number = number
+        if grace >= min(self._grace_seconds, self._kill_at - self._loop.clock()):
+            return False
+        self._number, self._grace_seconds = number, grace
+        return True
 
-    def signal(self, again: bool) -> None:
-        """Sends the signal (``again``: it was sent before) and arms the kill."""
+    def signal(self) -> None:
+        """Sends the signal of the strictest stop and arms its kill."""
         now = self._loop.clock()
         self._kill_at = min(self._kill_at, now + self._grace_seconds)
-        if not again and self._number != signal.SIGKILL:
+        if self._number != signal.SIGKILL:
             self._send(self._number)
             # A process that was stopped could not act on the signal (systemd does the same).
             self._send(signal.SIGCONT)

@@ -180,7 +180,7 @@ class RunningTask:
         if timeout > 0:
             self._timeout = host.loop.at(started + timeout, self._timed_out)
         if self._cause is not None:
-            self._signal_tree(again=False)
+            self._signal_tree()
         host.changed(self)
 
     def _note_limits(self) -> None:
@@ -190,7 +190,7 @@ class RunningTask:
     # --- causes
 
     def stop(self, number: int, grace_seconds: float, reason: str) -> None:
-        """Signals the whole tree; what still lives after the grace is killed. Again, it can only shorten the grace."""
+        """Signals the whole tree; what still lives after the grace is killed. Again, it can only hasten that."""
         self._end_by(Cause("stopped", reason), number, grace_seconds)
 
     def abandon(self) -> None:
@@ -208,21 +208,20 @@ class RunningTask:
         self.leader.look()
         if self.phase is Phase.ENDED:
             return
-        first = self._cause is None
-        if first:
+        if self._cause is None:
             self._cause = cause
-        self._stopping.ask(number, grace_seconds, first)
+        hastens = self._stopping.ask(number, grace_seconds)
         if self.phase is Phase.GATE:
             self._finish()
-        elif self.phase is Phase.RUNNING and (self.leader.lives or not self._stopping.killed):
+        elif self.phase is Phase.RUNNING and hastens and (self.leader.lives or self._stopping.planned):
             # Without its leader too, what it left behind may be waiting for its grace.
-            self._signal_tree(again=not first)
+            self._signal_tree()
 
-    def _signal_tree(self, again: bool) -> None:
+    def _signal_tree(self) -> None:
         if self.record["state"] == "running":
             self.record["state"] = "stopping"
             self._host.changed(self)
-        self._stopping.signal(again)
+        self._stopping.signal()
 
     def _is_left(self) -> bool:
         """Whether something of it is, after a kill."""

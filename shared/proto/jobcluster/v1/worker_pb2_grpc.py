@@ -84,7 +84,8 @@ class WorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StopJob(self, request, context):
-        """Stops a job's tasks here: signal, grace, kill of the whole tree. Again, or on an ended job, it changes nothing.
+        """Stops a job's tasks here: signal, grace, kill of the whole tree. Again, it can only hasten that: KILL, or a grace
+        that ends earlier, sends its signal at once; the reason stays the first one. On an ended job it changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,9 @@ class WorkerStub:
     StartJobs: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StartJobsRequest, _worker_pb2.StartJobsResponse]
     """Starts many tasks, each as StartJob would."""
     StopJob: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StopJobRequest, _worker_pb2.StopJobResponse]
-    """Stops a job's tasks here: signal, grace, kill of the whole tree. Again, or on an ended job, it changes nothing."""
+    """Stops a job's tasks here: signal, grace, kill of the whole tree. Again, it can only hasten that: KILL, or a grace
+    that ends earlier, sends its signal at once; the reason stays the first one. On an ended job it changes nothing.
+    """
     QueryJob: _grpc.UnaryUnaryMultiCallable[_worker_pb2.QueryJobRequest, _worker_pb2.QueryJobResponse]
     StreamJob: _grpc.UnaryStreamMultiCallable[_worker_pb2.StreamJobRequest, _worker_pb2.StreamJobResponse]
     """Sends a task's output from an offset on, until the task ends (or, snapshot, to the end of what is there)."""
@@ -51,7 +53,9 @@ class WorkerAsyncStub(WorkerStub):
     StartJobs: _aio.UnaryUnaryMultiCallable[_worker_pb2.StartJobsRequest, _worker_pb2.StartJobsResponse]  # type: ignore[assignment]
     """Starts many tasks, each as StartJob would."""
     StopJob: _aio.UnaryUnaryMultiCallable[_worker_pb2.StopJobRequest, _worker_pb2.StopJobResponse]  # type: ignore[assignment]
-    """Stops a job's tasks here: signal, grace, kill of the whole tree. Again, or on an ended job, it changes nothing."""
+    """Stops a job's tasks here: signal, grace, kill of the whole tree. Again, it can only hasten that: KILL, or a grace
+    that ends earlier, sends its signal at once; the reason stays the first one. On an ended job it changes nothing.
+    """
     QueryJob: _aio.UnaryUnaryMultiCallable[_worker_pb2.QueryJobRequest, _worker_pb2.QueryJobResponse]  # type: ignore[assignment]
     StreamJob: _aio.UnaryStreamMultiCallable[_worker_pb2.StreamJobRequest, _worker_pb2.StreamJobResponse]  # type: ignore[assignment]
     """Sends a task's output from an offset on, until the task ends (or, snapshot, to the end of what is there)."""
@@ -81,7 +85,9 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.StopJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.StopJobResponse, _abc.Awaitable[_worker_pb2.StopJobResponse]]:
-        """Stops a job's tasks here: signal, grace, kill of the whole tree. Again, or on an ended job, it changes nothing."""
+        """Stops a job's tasks here: signal, grace, kill of the whole tree. Again, it can only hasten that: KILL, or a grace
+        that ends earlier, sends its signal at once; the reason stays the first one. On an ended job it changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def QueryJob(

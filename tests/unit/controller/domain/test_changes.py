@@ -40,9 +40,19 @@ def test_one_that_may_have_processes_is_stopping(state: State) -> None:
     assert (stopping.state, stopping.stop_requested) == (State.STOPPING, ("INT", 5.0))
 
 
-def test_a_second_stop_and_one_on_an_ended_job_change_nothing() -> None:
+@pytest.mark.parametrize("stricter", [("KILL", 30.0), ("INT", 0.0), ("TERM", 4.5)])
+def test_of_two_stops_the_stricter_one_is_kept(stricter: tuple[str, float]) -> None:
+    running = job(task=held(State.RUNNING))
+    first = stop_asked(running, "TERM", 5.0, NOW)
+    second = stop_asked(first, *stricter, NOW)
+    assert second == first.evolve(stop_requested=stricter)
+    assert stop_asked(second, "TERM", 5.0, NOW) is second
+    assert stop_asked(second, *stricter, NOW) is second
+
+
+def test_a_stop_as_strict_as_the_first_and_one_on_an_ended_job_change_nothing() -> None:
     stopping = stop_asked(job(task=held(State.RUNNING)), "TERM", 5.0, NOW)
-    assert stop_asked(stopping, "KILL", 0.0, NOW) is stopping
+    assert stop_asked(stopping, "INT", 5.0, NOW) is stopping
     done = job(task=held(State.FAILED))
     assert stop_asked(done, "TERM", 5.0, NOW) is done
 

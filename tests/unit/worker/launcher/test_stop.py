@@ -103,7 +103,7 @@ def test_a_stop_is_over_long_before_its_grace_when_the_program_obeys(supervisor:
     assert time.monotonic() - began < 5
 
 
-def test_a_stop_passes_through_stopping_and_a_second_one_changes_nothing(supervisor: Supervisor) -> None:
+def test_a_stop_passes_through_stopping_and_a_laxer_one_changes_nothing(supervisor: Supervisor) -> None:
     key = supervisor.start("sh", "-c", "trap 'sleep 0.2; exit 0' TERM; echo up; sleep 60 & wait")
     wait_for_text(supervisor, key, "up")
     assert supervisor.stop(key, reason="task_failed")["ok"]
@@ -112,6 +112,38 @@ def test_a_stop_passes_through_stopping_and_a_second_one_changes_nothing(supervi
     assert facts(supervisor.end(key))[:3] == ("stopped", "task_failed", 0)
     assert supervisor.stop(key)["ok"]
     assert supervisor.tasks[key]["reason"] == "task_failed"
+
+
+def test_a_stricter_stop_sends_its_signal_at_once_and_a_laxer_one_sends_none(supervisor: Supervisor) -> None:
+    traps = "trap 'echo term' TERM; trap 'echo int' INT; trap 'echo usr1; exit 3' USR1"
+    key = supervisor.start("sh", "-c", f"exec 2>/dev/null; {traps}; echo up; while :; do sleep 0.05; done")
+    wait_for_text(supervisor, key, "up")
+    supervisor.stop(key, grace_seconds=600)
+    wait_for_text(supervisor, key, "term")
+    supervisor.stop(key, signal="INT", grace_seconds=600)
+    supervisor.stop(key, signal="USR1", grace_seconds=300, reason="worker_shutdown")
+    task = supervisor.end(key)
+    assert facts(task) == ("stopped", "stopped", 3, "")
+    assert text_of(task) == "up\nterm\nusr1\n"
+
+
+def test_a_stop_with_a_shorter_grace_shortens_it(supervisor: Supervisor) -> None:
+    key = supervisor.start("sh", "-c", TREES["ignores TERM"])
+    wait_for_text(supervisor, key, "ready")
+    supervisor.stop(key, grace_seconds=600)
+    supervisor.stop(key, grace_seconds=0.2)
+    supervisor.stop(key, grace_seconds=600)
+    assert facts(supervisor.end(key)) == ("stopped", "stopped", None, "KILL")
+
+
+def test_a_stop_hastens_the_end_of_a_timeouts_grace_and_the_reason_stays(
+    begin: Callable[..., Worker],
+) -> None:
+    supervisor = begin(grace_seconds=600.0).supervisor()
+    key = supervisor.start("sh", "-c", TREES["ignores TERM"], timeout_seconds=1.0)
+    supervisor.until(key, "stopping")
+    supervisor.stop(key, signal="KILL")
+    assert facts(supervisor.end(key)) == ("failed", "timed_out", None, "KILL")
 
 
 def test_a_stop_with_kill_ends_a_stop_that_waits_for_its_grace(supervisor: Supervisor) -> None:
