@@ -222,6 +222,9 @@ async def test_a_snapshot_of_a_running_job_ends_and_a_follower_hears_the_end(stu
     output = (await stub.QueryJob(pb.QueryJobRequest(job_id="runs"), timeout=SECONDS)).task.output
     assert (output.merged.bytes, output.stdout.bytes, output.stderr.bytes) == (4, 4, 0)
     assert (output.merged.sha256, output.available) == ("", True)
+    # WINCH is ignored: without the second one it would have its whole grace.
+    patient = pb.StopJobRequest(job_id="runs", signal="WINCH", grace_seconds=3600)
+    await stub.StopJob(patient, timeout=SECONDS)
     stopped = await stub.StopJob(pb.StopJobRequest(job_id="runs", signal="SIGKILL"), timeout=SECONDS)
     assert stopped.state in ("running", "stopping", "stopped")
     data, end = await follower
