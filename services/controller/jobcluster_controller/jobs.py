@@ -146,11 +146,9 @@ class JobService:
         return await self._glances.at(job)
 
     async def get_on_worker(self, worker_id: str, job_id: str) -> Job:
-        """:raises NotFound: no such job, or that worker holds no task of it."""
+        """:raises NotFound: no such job, or that worker holds no task of it and none waits for it."""
         job = await self.get(job_id)
-        # One that waits for this very worker counts as held: its poster knows it by this name only.
-        held = {task.worker_id or job.spec.worker_id for task in job.tasks}
-        if worker_id not in held:
+        if worker_id not in map(job.worker_of, job.tasks):
             raise NotFound(f"worker {worker_id[:80]} holds no task of job {job_id}")
         return job
 

@@ -416,6 +416,7 @@ async def test_a_job_that_waits_for_a_worker_is_found_on_it(core: Core) -> None:
     job = await core.start(spec(worker_id="w1"))
     assert (job.state, job.tasks[0].worker_id) == (State.QUEUED, None)
     assert (await core.jobs.get_on_worker("w1", job.job_id)).job_id == job.job_id
+    assert job in (await core.jobs.list(JobFilter(worker_id="w1")))[0]
     with pytest.raises(NotFound):
         await core.jobs.get_on_worker("w2", job.job_id)
 

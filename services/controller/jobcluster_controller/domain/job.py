@@ -202,6 +202,10 @@ class Job:
     def task(self, rank: int) -> Task | None:
         return self.tasks[rank] if 0 <= rank < len(self.tasks) else None
 
+    def worker_of(self, task: Task) -> str | None:
+        """The worker that holds the task, or that it waits for: who pinned it there knows it by that name only."""
+        return task.worker_id or self.spec.worker_id
+
     @property
     def deciding_task(self) -> Task | None:
         """The task whose reason and exit code are the job's: of those in the job's state, the one that ended first."""

@@ -62,7 +62,7 @@ class JobsQuery(Closed):
     """Which jobs."""
 
     state: Literal[tuple(str(s) for s in State)] | None = None  # type: ignore[valid-type]
-    worker_id: str | None = None
+    worker_id: str | None = Field(None, description="of the worker that holds it, or that it waits for")
     name: str | None = None
     label: list[Annotated[str, Matches(r"^[^\x00-\x1f\x7f=]{1,255}=[^\x00]*$", "must be key=value")]] = Field(
         default_factory=list, description="key=value; several must all match"

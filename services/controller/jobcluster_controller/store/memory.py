@@ -92,7 +92,7 @@ class MemoryStore:
 def _matches(job: Job, which: JobFilter) -> bool:
     return (
         (which.state is None or job.state is which.state)
-        and (which.worker_id is None or job.tasks[0].worker_id == which.worker_id)
+        and (which.worker_id is None or job.worker_of(job.tasks[0]) == which.worker_id)
         and (which.name is None or job.spec.name == which.name)
         and (which.array_id is None or job.array_id == which.array_id)
         and which.labels.items() <= job.spec.labels.items()

@@ -166,7 +166,7 @@ def job_parameters(job: Job) -> dict[str, Any]:
     return {
         "job_id": job.job_id,
         "state": job.state.value,
-        "worker_id": job.tasks[0].worker_id,
+        "worker_id": job.worker_of(job.tasks[0]),
         "status": codec.job_status(job),
     }
 

@@ -249,6 +249,21 @@ async def test_each_filter_and_all_together_show_what_matches(store: Store, whic
     assert (jobs, cursor) == (expected[::-1], None)
 
 
+async def test_a_job_is_listed_by_the_worker_that_it_waits_for_and_then_by_the_one_that_holds_it(
+    store: Store,
+) -> None:
+    waits = job("waits", spec=spec(worker_id="w1"))
+    await asyncio.gather(store.insert(waits), store.insert(job("anywhere")))
+
+    async def listed(**which: Any) -> list[str]:
+        return [j.job_id for j in (await store.list_jobs(JobFilter(**which)))[0]]
+
+    assert await listed(worker_id="w1") == await listed(worker_id="w1", state=State.QUEUED) == ["waits"]
+    assert await listed() == ["anywhere", "waits"]
+    await store.save(jobs=[waits.with_task(Task(state=State.STOPPED))])
+    assert await listed(worker_id="w1") == ["waits"] and await listed(worker_id="w2") == []
+
+
 async def test_a_caller_that_goes_away_takes_nothing_back(store: Store) -> None:
     store.insert(job("a")).cancel()
     await store.save()

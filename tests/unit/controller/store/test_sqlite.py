@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -237,6 +238,22 @@ async def test_lists_use_an_index_and_never_sort(tmp_path: Path) -> None:
             steps = [str(row[3]) for row in plan]
             assert not any("TEMP B-TREE" in step for step in steps), (name, steps)
             assert not any(step.startswith("SCAN") and "wanted" not in step for step in steps), (name, steps)
+    await store.close()
+
+
+async def test_a_job_of_an_older_store_is_listed_by_the_worker_that_it_waits_for(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "c.db")
+    held = job("held", spec=spec(worker_id="w1"), task=Task(state=State.RUNNING, worker_id="w1"))
+    await asyncio.gather(*map(store.insert, (job("waits", spec=spec(worker_id="w1")), job("anywhere"), held)))
+    await store.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "c.db")) as older:
+        older.execute("UPDATE jobs SET worker_id = NULL WHERE state = 'queued'")
+        older.execute("PRAGMA user_version = 1")
+        older.commit()
+    store = await SqliteStore.open(tmp_path / "c.db")
+    jobs, _ = await store.list_jobs(JobFilter(worker_id="w1"))
+    assert [j.job_id for j in jobs] == ["held", "waits"]
+    assert len((await store.list_jobs(JobFilter()))[0]) == 3
     await store.close()
 
 
