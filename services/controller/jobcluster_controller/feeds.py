@@ -100,7 +100,9 @@ class _Feed:
         self._start: OutputStart | None = None
         self._last: OutputEnd | None = None
         self._error: Exception | None = None
-        self._closed = False
+        self._closed = self._idle = False
+        self._reading = True
+        self._timer: asyncio.TimerHandle | None = None
         self._wanted, self._news = asyncio.Event(), asyncio.Event()
         self._asked_at = asyncio.get_running_loop().time()
         self._task = asyncio.create_task(self._run(), name="feed")
@@ -141,6 +143,8 @@ class _Feed:
             raise self._error.with_traceback(None)  # one for all readers: it would collect their tracebacks
 
     def _piece(self, offset: int, count: int) -> OutputChunk:
+        if offset + count >= self._end:
+            self._wanted.set()  # the next is fetched while this one is sent
         piece = self._pieces[bisect_right(self._pieces, offset, key=lambda p: p.offset) - 1]
         at = offset - piece.offset
         if at == 0 and len(piece.data) <= count:
@@ -160,6 +164,8 @@ class _Feed:
                 self._wanted.clear()
         finally:
             self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
             self._pieces.clear()
             self._tell()
 
@@ -190,15 +196,23 @@ class _Feed:
 
     async def _more(self) -> bool:
         """Waits until more is wanted; False: nobody has asked for anything for a while."""
+        if not self._wanted.is_set():
+            if self._timer is None:
+                self._look_again()
+            self._reading = False
+            await self._wanted.wait()
+            self._reading = True
+        return not self._idle
+
+    def _look_again(self) -> None:
+        """One timer for all waits: to make and cancel one for each piece would cost more than the piece."""
         loop = asyncio.get_running_loop()
-        while not self._wanted.is_set():
-            left = self._asked_at + IDLE_SECONDS - loop.time()
-            if left <= 0:
-                return False
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._wanted.wait()
-        return True
+        left = self._asked_at + IDLE_SECONDS - loop.time()
+        if left <= 0 and not self._reading:
+            self._idle = True
+            self._wanted.set()
+            return
+        self._timer = loop.call_later(left if left > 0 else IDLE_SECONDS, self._look_again)
 
     def _tell(self) -> None:
         self._news.set()
