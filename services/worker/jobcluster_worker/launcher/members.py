@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 
 from jobcluster_worker.launcher.containment import ByDescent, ByUid, Containment, InLeaf
 from jobcluster_worker.launcher.loop import URGENT, Loop
+from jobcluster_worker.launcher.notes import note
 from jobcluster_worker.launcher.orphans import Orphans
+from jobcluster_worker.launcher.shapes import id_of
 from jobcluster_worker.launcher.uids import Uids
 
 if TYPE_CHECKING:
     from jobcluster_worker.launcher.task import RunningTask
+
+_LOOK_AGAIN_SECONDS = 0.5
 
 
 class Members:
@@ -27,8 +31,10 @@ class Members:
         self._uids = uids
         self._tasks = tasks
         self._leaders: dict[int, RunningTask] = {}
-        self._settling: set[RunningTask] = set()
+        self._settling: dict[RunningTask, int] = {}
+        """With the descriptor that tells of a change in its leaf; -1: there is none."""
         self._look = False
+        self._looks_again = False
         self._orphans = Orphans(self._leaders.__contains__, self._is_starting)
 
     def contain(self, task: RunningTask) -> Containment:
@@ -43,18 +49,24 @@ class Members:
     def watch(self, task: RunningTask) -> None:
         """Its leader is gone: ``settle`` is called whenever its tree may have become empty."""
         self._leaders.pop(task.leader.pid, None)
-        self._settling.add(task)
+        self._settling[task] = -1
         leaf = task.start.leaf
-        if leaf is not None:
+        if leaf is None:
+            return
+        try:
             fd = leaf.events_fd()
-            # Level-triggered until it is read again by this very descriptor; settle comes at the turn's end.
-            self._loop.watch(fd, URGENT, partial(_read_again, fd))
+        except OSError as error:
+            # Out of descriptors: the end of a child of ours tells as well.
+            note("task_fault", "warning", reason=f"cgroup.events: {error}", **id_of(task.key))
+            return
+        # Level-triggered until it is read again by this very descriptor; settle comes at the turn's end.
+        self._loop.watch(fd, URGENT, partial(_read_again, fd))
+        self._settling[task] = fd
 
     def unwatch(self, task: RunningTask) -> None:
-        if task in self._settling:
-            self._settling.discard(task)
-            if task.start.leaf is not None:
-                self._loop.unwatch(task.start.leaf.events_fd())
+        fd = self._settling.pop(task, -1)
+        if fd >= 0:
+            self._loop.unwatch(fd)
 
     def child_ended(self) -> None:
         """Some child did: it is looked for at the turn's end; a leader that nothing else tells of, now."""
@@ -67,13 +79,26 @@ class Members:
         if not self._look and not self._settling:
             return
         self._look = False
+        try:
+            found = self._orphans.look()
+        except OSError as error:
+            # Out of descriptors: nothing else might ever tell of what has ended by now.
+            if not self._looks_again:
+                self._looks_again = True
+                note("task_fault", "error", reason=f"children: {error}")
+                self._loop.after(_LOOK_AGAIN_SECONDS, self._look_again)
+            return
         owners = {task.start.uid: task for task in self._tasks}
-        for uid, cpu_seconds in self._orphans.look():
+        for uid, cpu_seconds in found:
             owner = owners.get(uid if self._uids is not None else None)
             if owner is not None:
                 owner.leader.cpu_seconds += cpu_seconds
         for task in list(self._settling):
             task.settle()
+
+    def _look_again(self) -> None:
+        self._looks_again = False
+        self.child_ended()
 
     def _has_orphan(self, uid: int | None) -> bool:
         # Without uids nobody can tell whose an orphan is; the leaf alone must do.

@@ -103,8 +103,10 @@ class Supervisor:
         self._link.tell(task.key, task.record)
 
     def _end_turn(self) -> None:
-        self.members.end_turn()
-        self._link.flush()
+        try:
+            self.members.end_turn()
+        finally:
+            self._link.flush()
 
     def _answer_gate(self, task: RunningTask, answer: Message) -> None:
         connection, number = self._gates.pop(task.key, (0, None))

@@ -244,7 +244,12 @@ class RunningTask:
         """Once the leader is gone: ends when the tree is empty; kills what is left, at once or after the grace."""
         if self.leader.lives or self.phase is not Phase.RUNNING or self._containment is None:
             return
-        if self._containment.empty():
+        try:
+            empty = self._containment.empty()
+        except OSError as error:
+            note("task_fault", "error", reason=f"looking for what is left: {error}", **id_of(self.key))
+            empty = False
+        if empty:
             self._finish()
         elif not self._stopping.planned:
             # Its leader ended by itself: a daemonised child does not hold the end.
