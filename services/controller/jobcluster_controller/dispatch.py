@@ -88,15 +88,26 @@ class Dispatcher:
     ) -> worker_pb2.QueryJobResponse:
         """A task as its worker sees it now.
 
-        :raises Unavailable: there is no link to that worker.
+        :raises Unavailable: there is no link to that worker, or it was closed meanwhile.
         :raises grpc.aio.AioRpcError: it does not answer in that time, or has no such task.
         """
         link = self._links.get(worker_id)
         if link is None:
             raise Unavailable(f"worker {worker_id} is unreachable", retry_after=5.0)
-        return await link.stub().QueryJob(request, timeout=seconds, metadata=request_metadata())
+        try:
+            return await link.stub().QueryJob(request, timeout=seconds, metadata=request_metadata())
+        except asyncio.CancelledError:
+            if cancelled():
+                raise
+            raise Unavailable(f"the link to worker {worker_id} was closed", retry_after=1.0) from None
 
     async def close(self) -> None:
         links = list(self._links.values())
         self._links.clear()
         await asyncio.gather(*(link.close() for link in links))
+
+
+def cancelled() -> bool:
+    """Whether the present task is. grpc raises CancelledError too where a channel was closed under a call."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -15,7 +15,7 @@ from jobcluster.v1 import worker_pb2
 from jobcluster_common.errors import Internal, NotFound, RangeNotSatisfiable, Unavailable
 
 from . import convert
-from .dispatch import Dispatcher, StreamCall
+from .dispatch import Dispatcher, StreamCall, cancelled
 from .domain.job import Task
 from .domain.query import OutputChunk, OutputCut, OutputEnd, OutputItem, OutputQuery, OutputStart
 
@@ -95,9 +95,7 @@ async def _read(call: StreamCall) -> worker_pb2.StreamJobResponse | Literal["eof
         message = await call.read()
         return message if isinstance(message, worker_pb2.StreamJobResponse) else "eof"
     except asyncio.CancelledError:
-        # grpc says so too when its channel was closed under it; only a cancel of ours is for us.
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if cancelled():
             raise
         return "closed"
 

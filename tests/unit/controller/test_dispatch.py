@@ -132,6 +132,23 @@ async def test_a_worker_that_does_not_answer_leaves_the_job_as_it_was_told_of(
     assert await core.jobs.observed(held) == held
 
 
+async def test_a_look_at_a_worker_that_hangs_or_comes_anew_meanwhile_ends_too(
+    core: Core, twin: WorkerTwin
+) -> None:
+    await register(core, twin)
+    job = await start(core)
+    await becomes(core, job, State.RUNNING)
+    held = await core.jobs.get(job.job_id)
+    twin.hold_queries.clear()
+    async with asyncio.timeout(10):
+        assert await core.jobs.observed(held) == held
+    looking = asyncio.create_task(core.jobs.observed(held))
+    await eventually(lambda: twin.queries == 2)
+    twin.incarnation = "two"
+    await register(core, twin)  # the link of before is closed, and its calls with it
+    assert await looking == held
+
+
 async def test_a_job_that_waits_for_the_worker_is_started_when_its_stream_is_up(
     core: Core, twin: WorkerTwin
 ) -> None:

@@ -68,8 +68,9 @@ class WorkerTwin:
         self._news: asyncio.Queue[common_pb2.TaskStatus] = asyncio.Queue()
         self._output = asyncio.Condition()
         self._break = asyncio.Event()
-        self.hold_starts = asyncio.Event()
+        self.hold_starts, self.hold_queries = asyncio.Event(), asyncio.Event()
         self.hold_starts.set()
+        self.hold_queries.set()
 
     @property
     def address(self) -> str:
@@ -133,6 +134,7 @@ class WorkerTwin:
 
     async def QueryJob(self, request: worker_pb2.QueryJobRequest, context: Any) -> Any:
         self.queries += 1
+        await self.hold_queries.wait()
         task = self.tasks.get((request.job_id, request.task_rank, request.attempt))
         if task is None:
             raise NotFound(f"no such job here: {request.job_id}")
