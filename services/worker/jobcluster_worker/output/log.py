@@ -121,10 +121,9 @@ class OutputLog:
         :raises OSError: if it could not be written; ``recover`` makes it good later
         """
         self._close_run()
-        self._write_pending()
-        if self._pending:
-            raise self.error or OSError(errno.EIO, os.strerror(errno.EIO))
         try:
+            self._write_index(bytes(self._pending))
+            self._pending.clear()
             self._write_index(pack_end(self._end, self._now_us(), dict(task)))
         except OSError as error:
             self.error = self.error or error
@@ -187,8 +186,10 @@ class OutputLog:
             self._write_index(bytes(self._pending))
         except OSError as error:
             self.error = self.error or error
-        else:
-            self._pending.clear()
+            return
+        self._pending.clear()
+        if self._reserved_bytes - self._index_bytes < _END_BYTES:
+            self._reserve()
 
     def _write_index(self, data: bytes) -> None:
         """All or nothing: a part of a record would put every later one out of step."""
@@ -201,8 +202,6 @@ class OutputLog:
                 os.ftruncate(self._index_fd, self._index_bytes)
             raise
         self._index_bytes += done
-        if self._reserved_bytes - self._index_bytes < _END_BYTES:
-            self._reserve()
 
     def _reserve(self) -> None:
         """Two more blocks at a time. Without them nothing more is kept, so that what is left of them is the end's."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import traceback
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,19 @@ def test_a_full_disk_drops_and_counts_what_does_not_fit_and_says_why(tmp_path: P
     log.close()
     with index_of(tmp_path) as reader:
         assert (reader.end() or {})["state"] == "failed"
+
+
+def test_tries_to_seal_in_vain_keep_nothing_of_each_other(tmp_path: Path) -> None:
+    disk = FullDisk(len(HEADER) + 1)
+    log = OutputLog(tmp_path, max_bytes=1000, os_write=disk.write)
+    log.write(STDOUT, b"x", 1.0)
+    for _ in range(100):
+        with pytest.raises(OSError, match="No space left"):
+            log.seal({})
+    assert log.error is not None
+    # Each entry would hold a frame with all its variables, for as long as the disk is full.
+    assert len(traceback.extract_tb(log.error.__traceback__)) < 10
+    log.close()
 
 
 def test_a_record_that_fits_only_in_part_leaves_no_part_behind(tmp_path: Path) -> None:
