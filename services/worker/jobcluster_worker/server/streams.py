@@ -65,6 +65,8 @@ class Streams:
         offset = request.offset
         if request.HasField("tail_lines"):
             offset = await asyncio.to_thread(reader.tail_offset, request.tail_lines)
+        # Before the look for its end: a task that is known of no more after that may have been sealed in between.
+        grows = self._may_grow(key)
         final = reader.sealed() is not None
         size = reader.size()
         if offset > size:
@@ -73,7 +75,7 @@ class Streams:
             offset=offset, start=pb.OutputStart(offset=offset, size_bytes=size, complete=final)
         )
         limit = request.limit_bytes or None
-        if request.snapshot or final or not self._may_grow(key):
+        if request.snapshot or final or not grows:
             end = size if limit is None else min(size, offset + limit)
             async for at, data in snapshot(reader, offset, end, self.window):
                 yield pb.StreamJobResponse(output=data, offset=at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -30,15 +30,16 @@ class Disk:
         remains = Remains(directory, directory, "now", self.table)
         self.streams = Streams(self.table, remains, watch)
         remains.directory(KEY).mkdir(parents=True)
-        output = OutputLog(remains.directory(KEY), max_bytes=1 << 20)
-        output.write(STDOUT, KEPT, 0.0)
-        output.flush(0.0)
-        output.close()
+        self.output = OutputLog(remains.directory(KEY), max_bytes=1 << 20)
+        self.output.write(STDOUT, KEPT, 0.0)
+        self.output.flush(0.0)
 
-    async def follow(self) -> tuple[bytes, pb.OutputEnd]:
+    async def follow(self, after_start: Callable[[], None] = lambda: None) -> tuple[bytes, pb.OutputEnd]:
         data = b""
         async with asyncio.timeout(20), aclosing(self.streams.open(KEY, pb.StreamJobRequest())) as messages:
             async for message in messages:
+                if message.HasField("start"):
+                    after_start()
                 data += message.output
         return data, message.end
 
@@ -51,7 +52,9 @@ class Disk:
 @pytest.fixture
 async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
     watch = IndexWatch()
-    yield Disk(tmp_path / "data", watch)
+    made = Disk(tmp_path / "data", watch)
+    yield made
+    made.output.close()
     watch.close()
 
 
@@ -69,3 +72,17 @@ async def test_of_an_ended_task_it_is_complete_if_that_much_was_counted(
     disk.ended(len(KEPT), hashlib.sha256(KEPT).hexdigest() if counted else "")
     data, end = await disk.follow()
     assert (data, end.complete, end.task.state) == (KEPT, complete, "lost")
+
+
+async def test_a_follower_whose_task_ends_and_is_forgotten_while_it_begins_gets_all_of_it(disk: Disk) -> None:
+    disk.table.update(new_task(KEY, "running"), "s1")
+
+    def end() -> None:
+        disk.output.write(STDOUT, b", and more", 1.0)
+        task = new_task(KEY, "succeeded")
+        disk.output.seal(dict(task))
+        disk.table.update(task, "s1")
+        disk.table.forget(KEY)
+
+    data, told = await disk.follow(end)
+    assert (data, told.complete, told.task.state) == (KEPT + b", and more", True, "succeeded")
