@@ -128,6 +128,7 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                reset_contextvars=True,  # else a request is begun with the ids of the one before it
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=STOP_SECONDS_MAX,
                 ssl_context_factory=None if context is None else (lambda _config, _default: context),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import httpx2
 import pytest
+import structlog
 from jobcluster_common.certificates import Issued
 from jobcluster_common.errors import Conflict, QueueFull, Unavailable
 from jobcluster_controller.auth.roles import Access, Role, permits
@@ -14,6 +16,7 @@ from jobcluster_controller.http.door import Door
 from jobcluster_controller.http.endpoint import Endpoint
 from jobcluster_controller.http.routes import TABLE, check
 from jobcluster_controller.schemas.documents import Problem
+from structlog.testing import capture_logs
 
 from tests.unit.controller.http.house import TOKENS, House, open_house
 
@@ -194,3 +197,18 @@ async def test_the_openapi_document_names_every_route(tmp_path: Path, ca: Issued
     text = json.dumps(document)
     references = {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}
     assert references <= document["components"]["schemas"].keys()
+
+
+async def test_the_events_of_a_request_have_no_ids_of_one_before_on_its_connection(house: House) -> None:
+    token = f"Authorization: Bearer {TOKENS[Role.ADMIN]}\r\n"
+    with capture_logs([structlog.contextvars.merge_contextvars]) as events:
+        reader, writer = await house.raw(
+            f"GET /v1/jobs/no-such HTTP/1.1\r\nHost: x\r\n{token}\r\n"
+            "GET /v1/workers HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(5):
+            await reader.read()
+        writer.close()
+    served = [event for event in events if event["event"] == "request_served"]
+    assert [(e["status"], e.get("job_id")) for e in served] == [(404, "no-such"), (401, None)]
+    assert len({event["request_id"] for event in served}) == 2
