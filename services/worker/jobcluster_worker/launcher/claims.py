@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def take(data_directory: Path, claim: Claim) -> Path:
     try:
         return _make(data_directory, claim.key)
     except BaseException:
+        with contextlib.suppress(OSError):  # another attempt is there
+            task_directory(data_directory, claim.key).parent.rmdir()
         os.unlink(path)
         raise
 
@@ -69,6 +72,15 @@ def release(data_directory: Path, key: TaskKey) -> None:
     """Removes the claim of an ended attempt; its directory stays. Again, it does nothing."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(claim_path(data_directory, key))
+
+
+def give_up(data_directory: Path, key: TaskKey) -> None:
+    """Takes a claim back, with what was made for it, by who has it: as if it had never been."""
+    directory = task_directory(data_directory, key)
+    shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another attempt is there
+        directory.parent.rmdir()
+    release(data_directory, key)
 
 
 def held(data_directory: Path) -> list[Claim]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -242,13 +243,15 @@ class Remains:
             return None
         task = new_task(key, "stopped")
         task["reason"], task["finished_at_us"] = reason, time.time_ns() // 1000
-        output = OutputLog(directory, max_bytes=1)
         try:
-            task["output"] = no_output(str(directory / DATA_NAME), self._log_path, True)
-            task["output"].update(output.totals())  # type: ignore[typeddict-item]
-            output.seal(task)
-        finally:
-            output.close()
+            with closing(OutputLog(directory, max_bytes=1)) as output:
+                task["output"] = no_output(str(directory / DATA_NAME), self._log_path, True)
+                task["output"].update(output.totals())  # type: ignore[typeddict-item]
+                output.seal(task)
+        except OSError:
+            # A claim without an end could neither be stopped again nor started: nobody would ever tell of it.
+            claims.give_up(self._data, key)
+            raise
         return task
 
     def _read_logs(self, alive: set[str]) -> dict[TaskKey, Task]:

@@ -185,6 +185,16 @@ async def test_a_buried_attempt_is_stopped_and_cannot_be_claimed_any_more(disk: 
     assert entry.task == task
 
 
+async def test_an_attempt_that_could_not_be_buried_can_be_buried_later(disk: Disk) -> None:
+    key = ("early", 0, 1)
+    with files_of_at_most(0), pytest.raises(OSError, match="too large"):
+        await disk.remains.bury(key, "stopped")
+    assert (disk.claims(), disk.remains.attempts("early")) == (set(), [])
+    task = await disk.remains.bury(key, "stopped")
+    assert task is not None
+    assert disk.remains.end_of(key) == task
+
+
 def test_attempts_are_listed_in_order_and_strange_names_are_passed_over(disk: Disk) -> None:
     for name in ("10.1", "2.11", "2.9", "x.1", "3", ".", "4.y"):
         (disk.data / "jobs" / "job" / name).mkdir(parents=True, exist_ok=True)
