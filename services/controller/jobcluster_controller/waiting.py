@@ -47,8 +47,9 @@ class WaitingLine:
             return
         self._put(job_id, ask, number)
         line = self._lines[ask]
-        if len(line) > 1 and number < next(iter(line.values())):
-            line.move_to_end(job_id, last=False)
+        before = [*itertools.takewhile(lambda other: line[other] < number, line)]
+        for other in (job_id, *reversed(before)):
+            line.move_to_end(other, last=False)
 
     def remove(self, job_id: str) -> int | None:
         """Takes it out; its number, for ``put_back``."""

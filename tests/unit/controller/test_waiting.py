@@ -35,6 +35,20 @@ def test_one_that_could_not_go_after_all_is_first_again() -> None:
     assert line.firsts() == ["a"]
 
 
+def test_several_that_could_not_go_after_all_are_in_their_order_again() -> None:
+    line = WaitingLine()
+    for job_id in "abcd":
+        line.add(job_id, ANY)
+    numbers = {job_id: line.remove(job_id) or 0 for job_id in "abc"}
+    for job_id in "abc":
+        line.put_back(job_id, ANY, numbers[job_id])
+    order = []
+    while len(line):
+        order += line.firsts()
+        line.remove(order[-1])
+    assert order == ["a", "b", "c", "d"]
+
+
 def test_an_empty_line_is_no_line() -> None:
     line = WaitingLine()
     line.add("a", Ask("w1"))
