@@ -259,11 +259,13 @@ class JobService:
         return await self.get(repeat.job_id)
 
     def _check_worker(self, spec: JobSpec) -> None:
-        if spec.worker_id is not None:
+        if spec.worker_id is None:
+            known = [worker for worker in self._registry.all() if worker.state is not WorkerState.GONE]
+        else:
             worker = self._registry.get(spec.worker_id)
             if worker.state in (WorkerState.DRAINING, WorkerState.LOST, WorkerState.GONE):
                 raise Conflict(f"worker {worker.worker_id} is {worker.state} and takes no jobs")
-        known = [candidate.worker for candidate in self._placement.candidates(spec.worker_id)]
+            known = [worker]
         if faults := scheduler.never_fits(spec, known):
             raise Invalid(faults)
 

@@ -76,9 +76,10 @@ def never_fits(spec: JobSpec, workers: Sequence[Worker]) -> list[Fault]:
     """Why no known worker could ever take the job, not even an idle one; none when one could, or none is known."""
     asked = [w for w in workers if spec.worker_id in (None, w.worker_id)]
     wanted = spec.limits.amounts()
-    lacking = [beyond(wanted, w) for w in asked]
-    if not asked or not all(lacking):
+    # Mostly the first one could, and then the others need not be looked at.
+    if not asked or not all(beyond(wanted, w) for w in asked):
         return []
+    lacking = [beyond(wanted, w) for w in asked]
     who = (
         "any known worker gives a task" if spec.worker_id is None else f"worker {spec.worker_id} gives a task"
     )
