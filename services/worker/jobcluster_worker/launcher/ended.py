@@ -78,7 +78,7 @@ class Ended:
             note("task_fault", "error", reason=f"releasing: {error}", **id_of(key))
 
     def _kept(self) -> list[Task]:
-        return [*self._waiting.values(), *self._unsealed.tasks]
+        return list((self._unsealed.tasks | self._waiting).values())
 
     def _forget(self) -> None:
         try:

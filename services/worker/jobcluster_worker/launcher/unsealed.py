@@ -28,8 +28,8 @@ class Unsealed:
         return key in self._logs
 
     @property
-    def tasks(self) -> list[Task]:
-        return [task for task, _ in self._logs.values()]
+    def tasks(self) -> dict[TaskKey, Task]:
+        return {key: task for key, (task, _) in self._logs.items()}
 
     def seal(self, key: TaskKey, task: Task, log: OutputLog) -> None:
         """Now, or as soon as it can be."""

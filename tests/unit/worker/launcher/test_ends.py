@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from jobcluster_worker.launcher import claims
+from jobcluster_worker.launcher.ended import Ended
 from jobcluster_worker.launcher.ends import COMPACT_BYTES, EndLog, end_log_path, read_ends
-from jobcluster_worker.launcher.shapes import Task, new_task
+from jobcluster_worker.launcher.loop import Loop
+from jobcluster_worker.launcher.shapes import Task, key_of, new_task
+from jobcluster_worker.output.index import HEADER
+from jobcluster_worker.output.log import OutputLog
 
 from tests.unit.worker.full_disk import files_of_at_most
 
@@ -108,3 +113,23 @@ def test_of_ends_that_could_not_be_written_those_not_acknowledged_are_written_at
 
 def test_the_file_is_named_after_incarnation_and_supervisor(tmp_path: Path) -> None:
     assert end_log_path(tmp_path, "abc", "s7") == tmp_path / "ends" / "abc.s7.log"
+
+
+def test_an_end_not_acknowledged_whose_output_is_not_sealed_either_is_kept_once(tmp_path: Path) -> None:
+    def full(_fd: int, data: bytes | memoryview) -> int:
+        return len(data) if data == HEADER else os.write(-1, data)
+
+    claims.prepare_directories(tmp_path)
+    path, loop = tmp_path / "i.s1.log", Loop()
+    kept = Ended(loop, tmp_path, EndLog(path))
+    big, unsealed = ended(1, "x" * COMPACT_BYTES), ended(2)
+    kept.add(key_of(big), big)
+    output = OutputLog(tmp_path, max_bytes=10, os_write=full)
+    kept.add(key_of(unsealed), unsealed, output)
+    kept.acknowledged([key_of(big)])
+    assert read_ends(path) == [unsealed]
+    kept.acknowledged([key_of(unsealed)])
+    # Acknowledged, but its output still has no end: whoever seals it needs to know it.
+    assert (kept.tasks, read_ends(path)) == ([], [unsealed])
+    output.close()
+    loop.close()
