@@ -27,7 +27,11 @@ class Leaf:
         self._io_device = io_device
         self._events_fd: int | None = None
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.effective = self.read_limits()
+        try:
+            self.effective = self.read_limits()
+        except BaseException:
+            self.close()
+            raise
 
     def read_limits(self) -> dict[str, Any]:
         """What the kernel's files say now, never what was asked."""
@@ -92,9 +96,6 @@ class Leaf:
     def populated(self) -> bool:
         """Whether a live process is in it. A zombie does not count."""
         return files.populated(files.read(self.path / "cgroup.events") or "")
-
-    def empty(self) -> bool:
-        return not self.populated()
 
     def events_fd(self) -> int:
         """cgroup.events, opened once: EPOLLPRI tells of a change of `populated`. Always readable: never EPOLLIN."""

@@ -98,20 +98,6 @@ class Tree:
             return Leaf(self.jobs / job_id / f"{rank}.{attempt}", self._io_device, self.enforced)
         return None
 
-    def unenforced(self, limits: Mapping[str, Any]) -> dict[str, str]:
-        """Of the limits asked for, those that cannot be enforced here, with the reason."""
-        wanted = {
-            "cpu": bool(limits.get("cpu")),
-            "memory": bool(limits.get("memory_bytes")),
-            "pids": bool(limits.get("pids")),
-            "io": bool(io.asked(limits)),
-        }
-        return {
-            name: self.enforced[name]["why"]
-            for name, asks in wanted.items()
-            if asks and not self.enforced[name]["ok"]
-        }
-
     def close(self) -> None:
         """Kills what is left in jobs/ and removes the tree as far as it can; for the launcher at its exit."""
         with contextlib.suppress(OSError), _locked(self._place.base):

@@ -31,7 +31,6 @@ class Link:
         self.connection = 0
         """Counts the connections; 0 before the first."""
         self._greeted = False
-        self._reading = True
         self._mask = 0
         self._changed: dict[TaskKey, Task] = {}
         self._listener = listener

@@ -51,7 +51,7 @@ class StartFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What all starts of a supervisor share. ``limits_unenforced`` tells per resource why it has no limits here."""
+    """What all starts of a supervisor share. ``enforced`` tells per resource whether limits hold here, and why not."""
 
     bootstrap: Bootstrap
     tree: Tree | None

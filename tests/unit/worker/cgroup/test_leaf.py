@@ -1,4 +1,5 @@
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,16 @@ def test_usage_has_the_kernels_counters(tmp_path: Path) -> None:
         "io_pressure_some_seconds": None,
         "io_pressure_full_seconds": None,
     }
-    assert leaf.empty()
+    assert not leaf.populated()
     leaf.close()
+
+
+def test_a_leaf_whose_limits_cannot_be_read_leaves_no_descriptor(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").mkdir()
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(IsADirectoryError):
+        Leaf(tmp_path, "8:0", {})
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_group_that_is_gone_is_removed_already(tmp_path: Path) -> None:
