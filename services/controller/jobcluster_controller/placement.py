@@ -53,8 +53,9 @@ class Placement:
         if not len(self._line):
             return
         names = None if workers is None else list(workers)
+        passed: set[str] = set()
         # Each into the ledger at once, so that the next one sees the room that is left.
-        while (job := self._next(names)) is not None:
+        while (job := self._next(names, passed)) is not None:
             self._ledger.change([job])
 
     def committed(self, before: Job | None, job: Job) -> None:
@@ -64,7 +65,8 @@ class Placement:
             self._numbers.pop(job.job_id, None)
         elif job.state is State.QUEUED:
             head = self._ledger.head(job.job_id)
-            if head is not None and head.state is State.QUEUED:
+            # A new one has been in the line since it was decided, and was offered all room that there was.
+            if before is not None and head is not None and head.state is State.QUEUED:
                 self.queue(job)
                 self.drain()
         else:
@@ -106,21 +108,25 @@ class Placement:
         placed_last = self._placed_last.get(worker_id, 0)
         return Candidate(worker, self._ledger.running(worker_id), placed_last, refused)
 
-    def _next(self, names: builtins.list[str] | None) -> Job | None:
+    def _next(self, names: builtins.list[str] | None, passed: set[str]) -> Job | None:
+        """The next one that fits; ``passed`` are those that did not, and do not with less room either."""
         candidates = [candidate for candidate in self._of(names) if candidate.open]
         if not candidates:
             return None
         for job_id in self._line.firsts(names):
+            if job_id in passed:
+                continue
             job = self._ledger.head(job_id)
             if job is None or job.state is not State.QUEUED:
                 self._line.remove(job_id)
-                return self._next(names)
+                return self._next(names, passed)
             found = self._place(job, candidates)
             if found is not job:
                 number = self._line.remove(job_id)
                 if number is not None:
                     self._numbers[job_id] = number
                 return found
+            passed.add(job_id)
         return None
 
     def _place(self, job: Job, candidates: builtins.list[Candidate]) -> Job:
