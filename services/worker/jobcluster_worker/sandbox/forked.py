@@ -41,8 +41,12 @@ def _live(start: Start, failures: int) -> None:
     """The child's life; it never returns. What fails is written to the pipe, which a successful exec closes."""
     try:
         _become(start, failures)
-    except OSError as error:
-        said = (error.errno or errno.EIO, error.strerror or str(error), error.filename)
+    except Exception as error:
+        # Whatever it is: what is not said here would pass for a program that exited with 127.
+        told = (
+            error if isinstance(error, OSError) else OSError(errno.EINVAL, f"{type(error).__name__}: {error}")
+        )
+        said = (told.errno or errno.EIO, told.strerror or str(told), told.filename)
         with contextlib.suppress(Exception):
             os.write(
                 failures,

@@ -72,6 +72,11 @@ def test_argv_reaches_the_process_byte_for_byte(plain_room: Room, way: str) -> N
     assert answer["output"] == "".join(f"[{word}]" for word in words)
 
 
+def test_what_the_forked_child_cannot_even_try_is_no_program_that_exited(plain_room: Room) -> None:
+    answer = plain_room.run("/bin/true", "a\0b", way="fork")
+    assert (answer["errno"], answer["text"]) == (errno.EINVAL, "ValueError: embedded null byte")
+
+
 @WAYS
 def test_the_standard_pipes_can_be_opened_again_by_name(root_room: Room, way: str) -> None:
     assert root_room.shell("echo out >/dev/stdout; echo err >/dev/stderr", way=way) == "out\nerr\n"
