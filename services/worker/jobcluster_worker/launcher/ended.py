@@ -32,6 +32,11 @@ class Ended:
         """Those that are not acknowledged."""
         return list(self._waiting.values())
 
+    @property
+    def unsealed(self) -> bool:
+        """Whether an output waits for its end."""
+        return bool(self._unsealed.tasks)
+
     def get(self, key: TaskKey) -> Task | None:
         return self._waiting.get(key)
 

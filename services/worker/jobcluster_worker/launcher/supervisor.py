@@ -55,6 +55,9 @@ class Supervisor:
         self._gates: dict[TaskKey, tuple[int, object]] = {}
         """Who waits for a task at its gate: which connection, and the number of its command."""
         self._retired = False
+        """It takes no tasks any more."""
+        self._dismissed = False
+        """Nor may it stay for anything else."""
         self._terms = 0
         data = site.bootstrap.data_directory
         self._admission = Admission(data, post.incarnation, post.name, post.uids)
@@ -66,8 +69,11 @@ class Supervisor:
         self._watch_all(control)
 
     def run(self) -> None:
-        """Until it is retired and has no task; then the server gets a second to read what waits for it."""
-        while self._tasks or not self._retired:
+        """Until it is retired and has no task; then the server gets a second to read what waits for it.
+
+        An output without its end keeps it too, unless the worker itself ends.
+        """
+        while self._tasks or not self._retired or (self._ended.unsealed and not self._dismissed):
             self.loop.step()
         last = self.loop.clock() + _LAST_WORDS_SECONDS
         timer = self.loop.at(last, lambda: None)
@@ -246,6 +252,7 @@ class Supervisor:
             elif message.get("op") == "listen":
                 self._link.listen(listen(self.post.socket_path))
             else:
+                self._dismissed = self._dismissed or message.get("op") == "retire"
                 self._on_command(message)
 
     def _launcher_died(self) -> None:
@@ -253,13 +260,13 @@ class Supervisor:
             self.loop.unwatch(self._control.fileno())
             self._control.close()
             self._control = None
-        self._retired = True
+        self._retired = self._dismissed = True
         for task in list(self._tasks.values()):
             task.abandon()
 
     def _on_term(self) -> None:
         self._terms += 1
-        self._retired = True
+        self._retired = self._dismissed = True
         grace = self._grace_seconds if self._terms == 1 else 0.0
         for task in list(self._tasks.values()):
             task.stop(signal.SIGTERM, grace, "worker_shutdown")

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from jobcluster_worker.launcher.shapes import TaskKey
 from jobcluster_worker.output.index import IndexReader
 
 from tests.unit.worker.full_disk import small_disk
-from tests.unit.worker.launcher.connection import text_of
-from tests.unit.worker.launcher.process_tree import wait_until
+from tests.unit.worker.launcher.connection import Supervisor, text_of
+from tests.unit.worker.launcher.process_tree import SECONDS, wait_until
 from tests.unit.worker.launcher.worker import Worker
 
 
@@ -91,3 +92,42 @@ def test_an_end_that_could_be_written_nowhere_is_told_and_its_output_is_sealed_w
     assert sealed(directory) == task
     assert text_of(task) == "kept\n"
     wait_until(lambda: not worker.claims(), "the release of its claim")
+
+
+def unsealed(worker: Worker) -> tuple[Supervisor, TaskKey]:
+    """A task whose end was acknowledged, and whose output could be given neither its last records nor an end."""
+    supervisor = worker.supervisor()
+    (pid,) = worker.supervisor_pids()
+    program = "echo 1; while [ ! -e go ]; do sleep 0.01; done; echo 2 >&2"
+    key = supervisor.start("sh", "-c", program)
+    directory = worker.data / "jobs" / key[0] / "0.1"
+    wait_until(lambda: (directory / "work").exists() and text_of(supervisor.tasks[key]), "its first line")
+    allow_files(pid, (directory / "index").stat().st_size)
+    (directory / "work" / "go").touch()
+    assert text_of(supervisor.end(key)) == "1\n2\n"
+    supervisor.ack(key)
+    assert supervisor.call({"op": "retire"})["ok"]
+    assert sealed(directory) is None
+    return supervisor, key
+
+
+def test_a_retired_supervisor_stays_till_an_output_has_its_end(begin: Callable[..., Worker]) -> None:
+    worker = begin()
+    supervisor, key = unsealed(worker)
+    assert supervisor.try_start("true")[1]["code"] == "retired"
+    (pid,) = worker.supervisor_pids()
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    wait_until(lambda: pid not in worker.supervisor_pids(), "its end")
+    # As it was told: who recovers it afterwards cannot know of which stream the last bytes are.
+    assert sealed(worker.data / "jobs" / key[0] / "0.1") == supervisor.tasks[key]
+    assert not worker.claims()
+
+
+def test_an_output_without_its_end_does_not_hold_up_the_end_of_the_worker(
+    begin: Callable[..., Worker],
+) -> None:
+    worker = begin()
+    _, key = unsealed(worker)
+    worker.process.terminate()
+    assert worker.process.wait(SECONDS) == 0
+    assert worker.claims() == [f"{key[0]}.0.1"]
