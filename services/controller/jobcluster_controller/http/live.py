@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Pull(Generic[T]):
-    """An asynchronous iterator that can be asked with a time limit, without losing an item.
+    """An asynchronous iterator whose next item can be asked for ahead and awaited by whoever comes, without losing it.
 
     It holds one item at most: what is not asked for stays where it is, down to the file.
     """
@@ -46,11 +46,6 @@ class Pull(Generic[T]):
         if self._pending is None:
             self._pending = asyncio.create_task(_item(self._items))
         return self._pending
-
-    async def arrives(self, seconds: float) -> bool:
-        """Whether the next item (or an error, or the end) is there within ``seconds``."""
-        done, _ = await asyncio.wait({self.asked()}, timeout=seconds)
-        return bool(done)
 
     async def close(self) -> None:
         if self._pending is not None:
