@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -105,14 +106,15 @@ def queue_reason(spec: JobSpec, candidates: Sequence[Candidate]) -> str:
             "no worker is registered" if spec.worker_id is None else f"worker {spec.worker_id} is not there"
         )
     wanted = spec.limits.amounts()
-    lacking = [names for c in asked if (names := beyond(wanted, c.worker))]
-    able = [c for c in asked if not beyond(wanted, c.worker)]
+    held = [(c, beyond(wanted, c.worker)) for c in asked]
+    lacking = [names for _, names in held if names]
+    able = [c for c, names in held if not names]
     fitting = sum(c.open for c in able)
     head = f"{fitting} of {len(asked)} worker{'s' if len(asked) > 1 else ''} fit"
     if fitting:
         return f"{head}: others are before it"
-    counts = {state: sum(c.worker.state is state for c in able) for state in _NAMED}
-    parts = [f"{count} {state}" for state, count in counts.items() if count]
+    counts = Counter(c.worker.state for c in able)
+    parts = [f"{counts[state]} {state}" for state in _NAMED if counts[state]]
     ready = [c for c in able if c.worker.state is WorkerState.READY]
     if full := [c for c in ready if c.full]:
         running, tasks = sum(c.running for c in full), sum(c.worker.capacity.tasks for c in full)
