@@ -55,9 +55,10 @@ def reading_processes(cluster: Cluster, job_id: str, count: int) -> Iterator[lis
         yield started
     finally:
         for process in started:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            process.communicate()
+            process.kill()  # nothing, if it was waited for
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 @pytest.mark.timeout(size(300, 1800))
@@ -66,6 +67,7 @@ def test_twenty_stopped_readers_hold_neither_the_job_nor_memory_and_then_get_eve
 ) -> None:
     total = size(24 * MIB, 512 * MIB)
     job = own_cluster.post(known_job(total, gate=True))
+    own_cluster.until(job["job_id"], "running")  # before that its process bears its supervisor's name
     watched = {
         "controller": own_cluster.controller.pid,
         "server": own_cluster.server_pid(own_cluster.workers[0]),
@@ -76,7 +78,6 @@ def test_twenty_stopped_readers_hold_neither_the_job_nor_memory_and_then_get_eve
         },
     }
     assert len(watched) >= 3
-    own_cluster.until(job["job_id"], "running")
     with reading_processes(own_cluster, job["job_id"], STALLED) as readers:
         for process in readers:
             process.send_signal(signal.SIGSTOP)
