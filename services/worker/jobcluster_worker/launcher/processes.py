@@ -13,14 +13,10 @@ import os
 import signal
 import threading
 from collections.abc import Container
-from pathlib import Path
 
 from jobcluster_worker.sandbox import libc
 
 _SIGNALS = {f"SIG{name.removeprefix('SIG')}": number for name, number in signal.Signals.__members__.items()}
-
-# linux/capability.h: CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID
-_UID_CAPABILITIES = sum(1 << number for number in (0, 1, 5, 6, 7))
 
 
 def signal_number(name: str) -> int:
@@ -117,11 +113,6 @@ def reap(pid: int) -> tuple[int, float] | None:
     return (status, used.ru_utime + used.ru_stime) if found else None
 
 
-def has_ended(pid: int) -> bool:
-    """Whether a child is a zombie already; it stays one."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
 def next_zombie() -> int | None:
     """Some child that has ended and is not reaped."""
     try:
@@ -200,13 +191,3 @@ def signal_uid(uid: int, signaller: int, number: int) -> None:
     thread.join()
     if failure:
         raise failure[0]
-
-
-def can_change_uid(read: Path = Path("/proc/self/status")) -> bool:
-    """Whether this process may give its tasks uids of their own, and signal them."""
-    if os.geteuid() != 0:
-        return False
-    for line in read.read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16) & _UID_CAPABILITIES == _UID_CAPABILITIES
-    return False

@@ -27,7 +27,6 @@ RECORD_BYTES = 32
 _RECORD = struct.Struct("<QQQQ")
 _LENGTH = struct.Struct("<I")
 _KIND_AT = 24
-_NS_PER_US = 1000
 # More than any task's end needs; a length beyond it is damage.
 _END_BYTES_MAX = 1 << 24
 

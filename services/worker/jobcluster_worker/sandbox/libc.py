@@ -10,7 +10,6 @@ import platform
 from collections.abc import Sequence
 from typing import Final
 
-CLONE_NEWTIME: Final = 0x00000080
 CLONE_FS: Final = 0x00000200
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
