@@ -77,7 +77,7 @@ def limits_to_pb(limits: Limits) -> common_pb2.Limits:
 def report(status: common_pb2.TaskStatus) -> Report:
     """A worker's word on a task.
 
-    :raises ValueError: if it is not one of our states or reasons, or an end without a reason.
+    :raises ValueError: if it is not one of our states or reasons, an end without a reason, or at no time there is.
     """
     state = State(status.state)
     if state is State.QUEUED or state is State.LOST:
@@ -110,7 +110,10 @@ def enforced_from_pb(enforced: Mapping[str, common_pb2.Enforcement]) -> dict[str
 
 
 def _moment(us: int) -> datetime | None:
-    return _EPOCH + timedelta(microseconds=us) if us else None
+    try:
+        return _EPOCH + timedelta(microseconds=us) if us else None
+    except OverflowError:
+        raise ValueError(f"{us} µs is no time") from None
 
 
 def limits_from_pb(limits: common_pb2.Limits) -> Limits:

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jobcluster.v1 import common_pb2
@@ -314,6 +315,20 @@ async def test_jobs_that_the_worker_minted_itself_are_left_alone(core: Core, twi
     job = await start(core)
     await becomes(core, job, State.RUNNING)
     assert twin.stops == []
+
+
+@pytest.mark.parametrize("wrong", [{"state": "nonsense"}, {"state": "running", "started_at_us": 1 << 62}])
+async def test_a_report_that_makes_no_sense_holds_up_no_other(
+    core: Core, twin: WorkerTwin, wrong: dict[str, Any]
+) -> None:
+    await register(core, twin)
+    jobs = [await start(core) for _ in range(2)]
+    for job in jobs:
+        await becomes(core, job, State.RUNNING)
+    twin.report(key(jobs[0]), **wrong)
+    twin.end(key(jobs[1]))
+    assert (await core.jobs.wait(jobs[1].job_id, 10)).state is State.SUCCEEDED
+    assert (await state_of(core, jobs[0]), twin.streams) == (State.RUNNING, 1)
 
 
 async def test_a_worker_of_another_life_than_registered_is_not_believed(core: Core, twin: WorkerTwin) -> None:
