@@ -101,8 +101,9 @@ def unsealed(worker: Worker) -> tuple[Supervisor, TaskKey]:
     program = "echo 1; while [ ! -e go ]; do sleep 0.01; done; echo 2 >&2"
     key = supervisor.start("sh", "-c", program)
     directory = worker.data / "jobs" / key[0] / "0.1"
-    wait_until(lambda: (directory / "work").exists() and text_of(supervisor.tasks[key]), "its first line")
-    allow_files(pid, (directory / "index").stat().st_size)
+    index = directory / "index"
+    wait_until(lambda: index.exists() and index.stat().st_size > 16, "its first record")
+    allow_files(pid, index.stat().st_size)
     (directory / "work" / "go").touch()
     assert text_of(supervisor.end(key)) == "1\n2\n"
     supervisor.ack(key)
