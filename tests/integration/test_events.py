@@ -92,12 +92,19 @@ def test_another_start_of_the_controller_is_told_and_the_present_follows(own_clu
 
 
 def test_a_worker_that_leaves_and_comes_is_told(own_cluster: Cluster) -> None:
+    first = own_cluster.worker_of(own_cluster.workers[0])
+
+    def told(event: Event, state: str) -> bool:
+        # Of the first worker there may be news too: its registration is a moment ago.
+        data = event["data"]
+        return event["event"] == "worker" and data["state"] == state and data["worker_id"] != first
+
     with events(own_cluster) as stream:
         until(stream, lambda e: e["event"] == "current")
         own_cluster.add_worker()
-        came = until(stream, lambda e: e["event"] == "worker" and e["data"]["state"] == "ready")[-1]
+        came = until(stream, lambda e: told(e, "ready"))[-1]
         own_cluster.workers[1].stop()
-        gone = until(stream, lambda e: e["event"] == "worker" and e["data"]["state"] == "gone")[-1]
+        gone = until(stream, lambda e: told(e, "gone"))[-1]
     assert (
         gone["data"]["worker_id"]
         == came["data"]["worker_id"]
