@@ -97,7 +97,7 @@ def test_a_worker_that_leaves_and_comes_is_told(own_cluster: Cluster) -> None:
     def told(event: Event, state: str) -> bool:
         # Of the first worker there may be news too: its registration is a moment ago.
         data = event["data"]
-        return event["event"] == "worker" and data["state"] == state and data["worker_id"] != first
+        return bool(event["event"] == "worker" and data["state"] == state and data["worker_id"] != first)
 
     with events(own_cluster) as stream:
         until(stream, lambda e: e["event"] == "current")
