@@ -179,6 +179,7 @@ def test_a_store_on_a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_r
     with cluster_with_small_store(tmp_path) as (cluster, disk):
         running = cluster.post(NEIGHBOUR)["job_id"]
         eventually(lambda: cluster.output(running) == b"begun\n", what="its first line")
+        cluster.until(running, "running")  # committed, which its output does not wait for
         assert ready(cluster)
         with filled(disk):
             acknowledged, refused = post_until_refused(cluster, "first")
